@@ -1,0 +1,243 @@
+"""The two expensive stages, as frozen specifications: a task's statistic, a fine-tuned adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
+from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from osrm_exp import data
+from osrm_exp.adapter import read_adapter
+from osrm_exp.callbacks import InitializeLora
+from osrm_exp.inits import row_norm
+from osrm_exp.model import (
+    adapted_modules,
+    applied,
+    load_backbone,
+    load_tokenizer,
+    new_heads,
+)
+from osrm_exp.module import LoraFineTuning
+from osrm_exp.spec import Model, Spec, Task, Tuning
+from osrm_exp.store import Store
+
+
+@dataclass
+class Workshop:
+    """Where artifacts are built; nothing here changes what is built."""
+
+    store: Store
+    trainer: dict[str, Any]
+    logger: Any = None
+    progress: bool = True
+
+
+class Statistic(Spec):
+    """Per-module tensors from one task's training rows, run through the base model or its expert.
+
+    `how` is a `_target_` of `osrm_exp.statistics` with its options.
+    """
+
+    model: Model
+    task: Task
+    blocks: tuple[str, ...]
+    precision: str
+    max_length: int
+    truncation_side: str
+    how: dict[str, Any]
+    samples: int
+    expert: FineTune | None
+    version: int = 1
+
+    @property
+    def label(self) -> str:
+        kind = self.how["_target_"].rpartition(".")[2]
+        return f"{kind}-{self.task.name}" + ("-expert" if self.expert else "")
+
+    def build(self, folder: Path, workshop: Workshop) -> None:
+        """Collects in one pass; modules that share a tensor share it on disk."""
+        rows = _data(self.model, self.task, self.max_length, self.truncation_side)
+        pad_to = self.max_length if self.how.get("include_padding") else None  # as the release pads
+        batches = rows.batches("train", 16, self.samples, pad_to)
+        torch.manual_seed(0)  # the head of the base model is new; no gram sees it
+        net = load_backbone(self.model, self.task.outputs, precision=self.precision).eval()
+        net = net.to(_device(workshop))
+        batches = [{k: v.to(net.device) for k, v in batch.items()} for batch in batches]
+        modules = list(adapted_modules(net, self.model, self.blocks))
+        with ExitStack() as stack:
+            if self.expert:
+                adapter = read_adapter(workshop.store.folder(self.expert))
+                heads = new_heads(self.model, self.task.outputs, adapter.heads)
+                stack.enter_context(applied(net, adapter.updates, heads))
+            found = instantiate(self.how, _partial_=True)(net, batches, modules)
+        for name, tensor in found.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"the {self.label} of {name} is not finite")
+        owner = {name: next(o for o in found if found[o] is found[name]) for name in found}
+        tensors = {name: found[name].cpu().contiguous() for name in set(owner.values())}
+        save_file(tensors, folder / "statistic.safetensors")
+        (folder / "shared.json").write_text(json.dumps(owner, indent=2))
+
+
+def read_statistic(folder: Path) -> Mapping[str, Tensor]:
+    """A statistic by module, read from disk tensor by tensor as it is asked for."""
+    owner = json.loads((folder / "shared.json").read_text())
+    return _LazyTensors(folder / "statistic.safetensors", owner)
+
+
+class FineTune(Spec):
+    """One task's LoRA adapter and head, trained from one initialisation."""
+
+    model: Model
+    task: Task
+    tuning: Tuning
+    init: dict[str, Any]
+    own: dict[str, Statistic]
+    others: dict[str, tuple[Statistic, ...]]
+    select: str
+    seed: int
+    version: int = 1
+
+    @property
+    def label(self) -> str:
+        return f"{self.task.name}-s{self.seed}"
+
+    def build(self, folder: Path, workshop: Workshop) -> None:
+        """Trains, restores the best epoch and saves a plain PEFT adapter with `training.json`."""
+        with quiet():
+            self._build(folder, workshop)
+
+    def _build(self, folder: Path, workshop: Workshop) -> None:
+        pl.seed_everything(self.seed, verbose=False)
+        tuning, lora = self.tuning, self.tuning.lora
+        net = load_backbone(
+            self.model, self.task.outputs, precision=tuning.precision, dropout=tuning.dropout
+        )
+        names = list(adapted_modules(net, self.model, lora.blocks, lora.r))
+        if tuning.gradient_checkpointing:
+            # the reentrant form gives LoRA under frozen embeddings a gradient of exactly zero
+            net.gradient_checkpointing_enable({"use_reentrant": False})
+        net = get_peft_model(net, LoraConfig(
+            task_type="SEQ_CLS", target_modules=names, modules_to_save=list(self.model.heads),
+            init_lora_weights=self.init["peft"], **lora.model_dump(exclude={"blocks"}),
+        ))  # fmt: skip
+        module = LoraFineTuning(net, self.task, tuning)
+        initialize = InitializeLora(self._starts(module, workshop), self.init["freeze"])
+        history = self._fit(module, initialize, folder, workshop)
+        net.peft_config["default"].base_model_name_or_path = self.model.name
+        net.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+        read_adapter(folder)  # what cannot be read back, or is not finite, is not kept
+        (folder / "training.json").write_text(json.dumps(history, indent=2))
+
+    def _starts(self, module: LoraFineTuning, workshop: Workshop) -> dict[str, Tensor]:
+        """`{module: A [rank, in]}`; empty where PEFT's own initialisation is asked for."""
+        if self.init.get("_target_") is None:
+            return {}
+        options = {k: v for k, v in self.init.items() if k not in INIT_KEYS}
+        init = instantiate(options, _partial_=True)
+        own = {k: read_statistic(workshop.store.folder(s)) for k, s in self.own.items()}
+        others = {
+            k: [read_statistic(workshop.store.folder(s)) for s in statistics]
+            for k, statistics in self.others.items()
+        }
+        starts = {}
+        for name, layer in module.lora_layers().items():
+            tensors = {k: found[name] for k, found in own.items()}
+            tensors |= {k: torch.stack([s[name] for s in found]) for k, found in others.items()}
+            who = "" if self.init.get("shared") else self.task.name
+            generator = torch.Generator().manual_seed(_seed(self.seed, who, name))
+            A = init(layer.in_features, self.tuning.lora.r, generator=generator, **tensors)
+            starts[name] = row_norm(A, self.init["row_norm"])
+        return starts
+
+    def _fit(self, module, initialize, folder: Path, workshop: Workshop) -> dict[str, Any]:
+        best = ModelCheckpoint(
+            folder / "best", "best", monitor="headline", mode="max", save_weights_only=True
+        )
+        shown = {"enable_model_summary": False, "enable_progress_bar": workshop.progress}
+        trainer = pl.Trainer(
+            **workshop.trainer, **shown, max_epochs=self.tuning.epochs,
+            gradient_clip_val=self.tuning.clip, logger=workshop.logger or False,
+            callbacks=[initialize, best], num_sanity_val_steps=0, log_every_n_steps=10,
+        )  # fmt: skip
+        loader = data.TaskDataModule(
+            _data(self.model, self.task, self.tuning.max_length, self.tuning.truncation_side),
+            batch_size=self.tuning.batch_size, select=self.select, seed=self.seed,
+        )  # fmt: skip
+        trainer.fit(module, loader)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+        missing = module.load_state_dict(state, strict=False).unexpected_keys
+        if missing:
+            raise RuntimeError(f"the best checkpoint holds unknown tensors: {missing}")
+        epoch = torch.load(best.best_model_path, weights_only=True)["epoch"]
+        Path(best.best_model_path).unlink()
+        Path(best.dirpath).rmdir()
+        return {"headline": float(best.best_model_score), "epoch": epoch, "select": self.select}
+
+
+INIT_KEYS = ("row_norm", "freeze", "peft", "shared", "statistics")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning and transformers without their advice on cloud loggers and worker counts."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for module in ("lightning", "transformers", "peft"):
+                warnings.filterwarnings("ignore", module=module)
+            yield
+    finally:
+        log.setLevel(level)
+
+
+class _LazyTensors(Mapping):
+    def __init__(self, file: Path, owner: dict[str, str]) -> None:
+        self.file, self.owner = file, owner
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self.file, framework="pt") as tensors:
+            return tensors.get_tensor(self.owner[name])
+
+    def __iter__(self):
+        return iter(self.owner)
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+def _data(model: Model, task: Task, max_length: int, truncation_side: str) -> data.TaskData:
+    return data.load(task, load_tokenizer(model, truncation_side), max_length)
+
+
+def _seed(seed: int, *names: str) -> int:
+    digest = hashlib.sha256("/".join((str(seed), *names)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def _device(workshop: Workshop) -> torch.device:
+    cpu = workshop.trainer.get("accelerator") == "cpu" or not torch.cuda.is_available()
+    return torch.device("cpu" if cpu else "cuda")
+
+
+Statistic.model_rebuild()

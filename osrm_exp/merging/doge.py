@@ -1,0 +1,157 @@
+"""DOGE TA: task arithmetic of trimmed deltas plus one common modification that restores the tasks.
+
+The common modification lowers every task's loss `sum_rows <delta_j, delta_j - merged>^2`, in which
+`merged` is the weighted sum, while it is kept out of the space that the tasks share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from osrm_exp.lora import RANK_CUT, LowRank, Update, basis
+from osrm_exp.merging.geometry import inner_products, row_products
+from osrm_exp.merging.selection import trim_threshold
+from osrm_exp.merging.spaces import Lazy
+from osrm_exp.merging.streams import stream
+from osrm_exp.merging.triplets import head, triplets
+
+
+def doge_ta(
+    updates: Mapping[str, LowRank],
+    /,
+    *,
+    eta: float,
+    density: float,
+    subspace: int,
+    iterations: int,
+    lr: float,
+) -> Mapping[str, Update]:
+    """`sum_t w_t mask_t (delta_t + D)`, D by Adam as in the public port, dense.
+
+    `w_t = eta / ||delta_t||` a module, `mask_t` the largest `density` of a task's entries over all
+    modules. Wei et al., ICML 2025, arXiv 2501.01230; fusion_bench `DOGE_TA_Algorithm`. The gradient
+    is kept out of the shared space but Adam rescales its entries, so D is not (`doge_ta_sgd`).
+
+    Args:
+        subspace: the shared space has `min(out, in) / subspace` directions, fewer where the tasks'
+            leading left vectors have a smaller numerical rank (the port fills up with null ones).
+    """
+    return _doge(updates, eta, density, subspace, partial(adam, iterations=iterations, lr=lr))
+
+
+def doge_ta_sgd(
+    updates: Mapping[str, LowRank],
+    /,
+    *,
+    eta: float,
+    density: float,
+    subspace: int,
+    iterations: int,
+    lr: float,
+) -> Mapping[str, Update]:
+    """`doge_ta` by gradient descent, whose modification stays out of the shared space. Ours.
+
+    The modification has rank `R` and its rows lie in the tasks' row spaces; the steps cost
+    `R x R` products. `lr` is a share of the largest step that is sure to lower the loss.
+    """
+    return _doge(updates, eta, density, subspace, partial(descent, iterations=iterations, lr=lr))
+
+
+def _doge(
+    updates: Mapping[str, LowRank],
+    eta: float,
+    density: float,
+    subspace: int,
+    modify: Callable[[LowRank, Tensor, Tensor], Update],
+) -> Lazy:
+    precise = {module: stack.to(torch.float64) for module, stack in updates.items()}
+    parts = {module: stream(stack) for module, stack in precise.items()}
+    threshold = trim_threshold(list(parts.values()), density, "kthvalue", None)
+
+    def compute(module: str) -> Tensor:
+        stack = precise[module]
+        weights = balancing(stack, eta)
+        change = modify(stack, weights, shared_space(stack, subspace))
+        change = change.delta if isinstance(change, LowRank) else change
+        merged, start = torch.empty_like(change), 0
+        for block in parts[module].blocks():  # read as the threshold was, to the last bit
+            rows = slice(start, start + block.shape[1])
+            kept = (block.abs() >= threshold[:, None, None]) * weights[:, None, None]
+            merged[rows] = (kept * (block + change[rows])).sum(0)
+            start = rows.stop
+        return merged.to(updates[module].A.dtype)
+
+    return Lazy(updates, compute)
+
+
+def balancing(stack: LowRank, eta: float) -> Tensor:
+    """`eta / ||delta_t||`, `[task]`; 0 for a delta that is zero, or rounding beside the others."""
+    norms = inner_products(stack).diagonal().clamp(min=0).sqrt()
+    return torch.where(norms > RANK_CUT * norms.max(), eta / norms, 0)
+
+
+def shared_space(stack: LowRank, subspace: int) -> Tensor:
+    """Orthonormal basis `[out, k]` of what the tasks' leading left singular vectors share."""
+    parts = [part for part in triplets(stack.unstack(), RANK_CUT) if len(part.S)]
+    if not parts:
+        return stack.B.new_zeros(stack.shape[0], 0, dtype=torch.float64)
+    each = min(stack.shape) // len(parts)
+    leading = torch.cat([head(part, each).U for part in parts], dim=1)
+    return basis(leading)[:, : min(stack.shape) // subspace]
+
+
+def loss(stack: LowRank, weights: Tensor, change: Tensor) -> Tensor:
+    """The tasks' loss with the modification `change [out, in]`, a scalar."""
+    images = change @ stack.concat().A.mT
+    return (_residuals(stack, weights)(images) ** 2).sum()
+
+
+def adam(stack: LowRank, weights: Tensor, Q: Tensor, *, iterations: int, lr: float) -> Tensor:
+    """The modification `[out, in]` by Adam from 0, with gradients orthogonal to Q."""
+    A, gradient = stack.concat().A, _gradient(stack, weights, Q)
+    change = A.new_zeros(stack.shape)
+    optimizer = torch.optim.Adam([change], lr=lr)
+    for _ in range(iterations):
+        change.grad = gradient(change @ A.mT) @ A
+        optimizer.step()
+    return change
+
+
+def descent(stack: LowRank, weights: Tensor, Q: Tensor, *, iterations: int, lr: float) -> LowRank:
+    """The modification by gradient descent, as coefficients `[out, R]` on the rows of all A."""
+    A, gradient = stack.concat().A, _gradient(stack, weights, Q)
+    kernel = A @ A.mT
+    # of every row, the trace bounds the largest curvature
+    rows = row_products(stack).diagonal(dim1=-2, dim2=-1).sum(-1)
+    curvature = 2 * weights.sum() ** 2 * rows.max()
+    step = lr / curvature if curvature > 0 else 0.0
+    change = A.new_zeros(stack.shape[0], len(A))
+    for _ in range(iterations):
+        change -= step * gradient(change @ kernel)
+    return LowRank(A, change)
+
+
+def _gradient(stack: LowRank, weights: Tensor, Q: Tensor) -> Callable[[Tensor], Tensor]:
+    """`change @ A.T [out, R]` -> coefficients `[out, R]` on A's rows of the projected gradient."""
+    B, residuals = stack.concat().B, _residuals(stack, weights)
+    ranks = torch.tensor(stack.ranks, device=B.device)
+
+    def gradient(images: Tensor) -> Tensor:
+        rows = residuals(images).repeat_interleave(ranks, dim=1)
+        coefficients = -2 * weights.sum() * rows * B
+        return coefficients - Q @ (Q.mT @ coefficients)
+
+    return gradient
+
+
+def _residuals(stack: LowRank, weights: Tensor) -> Callable[[Tensor], Tensor]:
+    """`change @ A.T [out, R]` -> `<delta_j, delta_j - merged>` of every row, `[out, task]`."""
+    B, products = stack.concat().B, row_products(stack)
+    start = products.diagonal(dim1=-2, dim2=-1) - products @ weights
+    alive = weights > 0
+    owner = torch.block_diag(*(B.new_ones(rank, 1) for rank in stack.ranks))  # [R, task]
+    return lambda images: alive * (start - weights.sum() * (images * B) @ owner)

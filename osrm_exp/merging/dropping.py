@@ -1,0 +1,156 @@
+"""Rules that drop entries at random: DARE and DELLA.
+
+A mask depends on the seed, the module's name and the task's place alone: not on the blocks in which
+a module is read, not on what other modules there are, not on the precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from osrm_exp.merging.elementwise import ties_of
+from osrm_exp.merging.spaces import Merged, Stacks, in_space
+from osrm_exp.merging.streams import Stream, blockwise, streams
+from osrm_exp.merging.weighted import Weights, weighted_sum
+
+
+@in_space
+def dare(stacks: Stacks, *, density: float, rescale: bool, scaling: float, seed: int) -> Merged:
+    """Keep every entry with probability `density`, divide it by that if `rescale`, and add.
+
+    Yu et al., ICML 2024, arXiv 2311.03099, eq. 2; `density` is one minus the paper's drop rate.
+    """
+    parts = _dropped(streams(stacks), density, rescale, seed)
+    return blockwise(parts, lambda _, block: block.sum(0).mul_(scaling))
+
+
+@in_space
+def dare_ties(
+    stacks: Stacks,
+    *,
+    density: float,
+    rescale: bool,
+    seed: int,
+    trim_density: float,
+    granularity: str,
+    counting: str,
+    total_parameters: int | None,
+    merge: str,
+    scaling: float,
+) -> Merged:
+    """DARE's drops, then TIES trimmed to `trim_density`; see `dare` and `ties`."""
+    parts = _dropped(streams(stacks), density, rescale, seed)
+    return ties_of(parts, trim_density, granularity, counting, total_parameters, merge, scaling)
+
+
+@in_space
+def della(
+    stacks: Stacks,
+    *,
+    density: float,
+    epsilon: float,
+    rescale: str,
+    weights: Weights,
+    normalize: bool,
+    scaling: float,
+    seed: int,
+) -> Merged:
+    """Keep the larger entries of a row more often, then elect a sign and add what agrees.
+
+    Deep et al., 2024, arXiv 2406.11617. The keep probability grows with the rank of a magnitude in
+    its row, from `density - epsilon` to `density + epsilon`.
+
+    Args:
+        rescale: a kept entry is divided by its probability (`inverse`, the authors' code), or the
+            module is brought back to its L1 norm (`l1`, mergekit).
+    """
+    if not 0 < density - epsilon <= density + epsilon <= 1:
+        raise ValueError(f"density {density} +- epsilon {epsilon} must lie in (0, 1]")
+    if rescale not in ("inverse", "l1"):
+        raise ValueError(f"rescale {rescale!r} is unknown: choose inverse or l1")
+    parts = {
+        module: replace(
+            part, blocks=lambda p=part, m=module: _pruned(p, m, density, epsilon, rescale, seed)
+        )
+        for module, part in streams(stacks).items()
+    }
+    return weighted_sum(parts, weights=weights, elect=True, normalize=normalize, scaling=scaling)
+
+
+def _dropped(
+    parts: dict[str, Stream], density: float, rescale: bool, seed: int
+) -> dict[str, Stream]:
+    if not 0 < density <= 1:
+        raise ValueError(f"density {density} is no share that can be kept: choose one in (0, 1]")
+    scale = 1 / density if rescale else 1.0
+
+    def masked(part: Stream, module: str) -> Stream:
+        def blocks() -> Iterator[Tensor]:
+            draw = draws(seed, module)
+            for block in part.blocks():
+                yield block.mul_(draw(block) < density).mul_(scale)
+
+        def sample(count: int, generator: Generator) -> Tensor:
+            # Other masks than those of the blocks, with the same distribution: enough to bracket.
+            values = part.sample(count, generator)
+            return values * (torch.rand(values.shape, generator=generator) < density) * scale
+
+        return replace(part, blocks=blocks, sample=sample)
+
+    return {module: masked(part, module) for module, part in parts.items()}
+
+
+def _pruned(
+    part: Stream, module: str, density: float, epsilon: float, rescale: str, seed: int
+) -> Iterator[Tensor]:
+    """DELLA's blocks; the L1 norms ask for one pass more."""
+
+    def masked() -> Iterator[Tensor]:
+        return _masked(part, module, density, epsilon, rescale == "inverse", seed)
+
+    if rescale == "inverse":
+        yield from masked()
+        return
+    full, kept = _l1(part.blocks()), _l1(masked())
+    scale = (full / kept.masked_fill(kept == 0, 1))[:, None, None]
+    for block in masked():
+        yield block.mul_(scale.to(block))
+
+
+def _masked(
+    part: Stream, module: str, density: float, epsilon: float, inverse: bool, seed: int
+) -> Iterator[Tensor]:
+    draw = draws(seed, module)
+    for block in part.blocks():
+        rank = block.abs().argsort(dim=-1, stable=True).argsort(dim=-1).to(block)
+        keep = density - epsilon + 2 * epsilon * rank / max(block.shape[-1] - 1, 1)
+        block.mul_(draw(block) < keep)
+        yield block.div_(keep) if inverse else block
+
+
+def _l1(blocks: Iterator[Tensor]) -> Tensor:
+    return sum(block.abs().sum((1, 2), dtype=torch.float64) for block in blocks)
+
+
+def draws(seed: int, module: str) -> Callable[[Tensor], Tensor]:
+    """Uniform numbers for a module's blocks `[task, rows, n]`, which must come in their order."""
+    generators: list[Generator] = []
+
+    def draw(block: Tensor) -> Tensor:
+        if not generators:
+            generators.extend(_generator(seed, module, task) for task in range(len(block)))
+        # float32 at any precision: a generator spends more of its stream on a float64.
+        numbers = [torch.rand(block.shape[1:], generator=g) for g in generators]
+        return torch.stack(numbers).to(block.device)
+
+    return draw
+
+
+def _generator(*key: object) -> Generator:
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=4).digest()
+    return Generator().manual_seed(int.from_bytes(digest, "big"))

@@ -1,0 +1,65 @@
+"""A merge config as something to call: what is the function's, what is the pipeline's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.utils import get_method
+
+from osrm_exp.lora import LowRank, Update
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method with its settings, read from `conf/merge/<name>.yaml`.
+
+    `statistics`, `grid` and `neutral` are for the pipeline, the search and the laws; every other
+    key is a hyperparameter. `space` is a label where the function knows only one.
+    """
+
+    function: Any
+    settings: dict[str, Any]
+    statistics: dict[str, dict[str, Any]]
+    grid: dict[str, list[Any]]
+    neutral: dict[str, Any] | None
+    space: str
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Method:
+        """Reads and checks a plain config.
+
+        Raises:
+            ValueError: a key that the function does not take, or one that it misses.
+        """
+        config = dict(config)
+        config.pop("_partial_", None)
+        function = get_method(config.pop("_target_"))
+        statistics = config.pop("statistics", None) or {}
+        grid, neutral = config.pop("grid", None) or {}, config.pop("neutral", None)
+        space = config.get("space", "delta")
+        if "space" not in inspect.signature(function).parameters:
+            config.pop("space", None)
+        method = cls(function, config, statistics, grid, neutral, space)
+        for candidate in (config, grid, neutral or {}):
+            method._check({**config, **candidate})
+        return method
+
+    def with_(self, **settings: Any) -> Method:
+        """The same method at other settings."""
+        self._check({**self.settings, **settings})
+        return replace(self, settings={**self.settings, **settings})
+
+    def __call__(self, updates: Mapping[str, LowRank], **statistics: Any) -> Mapping[str, Update]:
+        return self.function(updates, **statistics, **self.settings)
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        signature, name = inspect.signature(self.function), self.function.__name__
+        needed = dict.fromkeys(self.statistics)
+        try:
+            signature.bind({}, **needed, **settings)
+        except TypeError as error:
+            known = [p for p in list(signature.parameters)[1:] if p not in needed]
+            raise ValueError(f"merge {name}: {error}; it takes: {', '.join(known)}") from None

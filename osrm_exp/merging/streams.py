@@ -1,0 +1,118 @@
+"""Stacks read in blocks of rows, so that no more than one block of dense deltas is ever alive."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Generator, Tensor
+
+from osrm_exp.lora import LowRank
+from osrm_exp.merging.spaces import Lazy, Stacks
+
+BLOCK = 2**19  # numbers in a block: small enough for a core's cache, large enough for its threads
+Measure = TypeVar("Measure")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stack `[task, m, n]` that may be read as often as needed and is never held whole.
+
+    A block belongs to its reader, who may change it, until the next one is read into its place.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    blocks: Callable[[], Iterator[Tensor]]  # -> [task, rows, n], top to bottom
+    sample: Callable[[int, Generator], Tensor]  # -> [task, count], the same entries
+
+    @property
+    def numel(self) -> int:
+        """Numbers of one task."""
+        return self.shape[1] * self.shape[2]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Stream:
+        """The stream of `change(block)`, an entrywise function of `[task, *]`, in place or not."""
+        return replace(
+            self,
+            blocks=lambda: map(change, self.blocks()),
+            sample=lambda count, generator: change(self.sample(count, generator)),
+        )
+
+
+def stream(stack: LowRank | Tensor) -> Stream:
+    """Read a stack given as factors or as numbers."""
+    factored = isinstance(stack, LowRank)
+    tasks, m, n = (len(stack), *stack.shape) if factored else stack.shape
+    rows = max(1, BLOCK // max(1, tasks * n))
+
+    def blocks() -> Iterator[Tensor]:
+        buffer = None
+        for start in range(0, max(m, 1), rows):
+            part = slice(start, start + rows)
+            if not factored:
+                yield stack[:, part].clone()
+            elif start + rows <= m:  # one buffer for all full blocks: fresh memory costs more
+                buffer = stack.A.new_empty(tasks, rows, n) if buffer is None else buffer
+                yield torch.bmm(stack.B[:, part], stack.A, out=buffer)
+            else:
+                yield stack.B[:, part] @ stack.A
+
+    def sample(count: int, generator: Generator) -> Tensor:
+        if not m * n:
+            return torch.zeros(tasks, 0)
+        i = torch.randint(m, (count,), generator=generator)
+        j = torch.randint(n, (count,), generator=generator)
+        if not factored:
+            return stack[:, i, j]
+        pairs = zip(stack.B, stack.A.mT.contiguous())
+        return torch.stack([(B[i] * A[j]).sum(-1) for B, A in pairs])
+
+    dtype = stack.A.dtype if factored else stack.dtype
+    return Stream((tasks, m, n), dtype, blocks, sample)
+
+
+def streams(stacks: Stacks) -> dict[str, Stream]:
+    """Read every module."""
+    return {module: stream(stack) for module, stack in stacks.items()}
+
+
+def changed(
+    parts: Mapping[str, Stream], change: Callable[[str, Tensor], Tensor]
+) -> dict[str, Stream]:
+    """Every module's stream with `change(module, block)` applied, an entrywise function."""
+    return {module: part.map(functools.partial(change, module)) for module, part in parts.items()}
+
+
+def per_group(
+    parts: Mapping[str, Stream], granularity: str, measure: Callable[[list[Stream]], Measure]
+) -> Callable[[str], Measure]:
+    """`module -> measure(its group)`: all modules together (`global`) or each alone (`tensor`).
+
+    A group is measured when one of its modules is first asked for, and once.
+    """
+    if granularity == "global":
+        once = functools.cache(lambda: measure(list(parts.values())))
+        return lambda module: once()
+    if granularity == "tensor":
+        return functools.cache(lambda module: measure([parts[module]]))
+    raise ValueError(f"granularity {granularity!r} is unknown: choose global or tensor")
+
+
+def blockwise(parts: Mapping[str, Stream], merge: Callable[[str, Tensor], Tensor]) -> Lazy:
+    """`merge(module, block [task, rows, n]) -> [*, rows, n]` on every block, module by module."""
+
+    def compute(module: str) -> Tensor:
+        done, start = None, 0
+        for block in parts[module].blocks():
+            merged = merge(module, block)
+            if done is None:
+                done = merged.new_empty(*merged.shape[:-2], *parts[module].shape[1:])
+            done[..., start : start + merged.shape[-2], :] = merged
+            start += merged.shape[-2]
+        return done
+
+    return Lazy(parts, compute)

@@ -1,0 +1,212 @@
+"""Backbones by role: checkpoint, tokenizer, adapted modules, heads. No branch by architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from osrm_exp.lora import LowRank, Update
+from osrm_exp.spec import Model
+
+logging.set_verbosity_error()  # a new head is expected here, not news
+logging.disable_progress_bar()
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(model: Model, truncation_side: str = "right") -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, padding on the right; a missing pad token becomes eos."""
+    tokenizer = _from(AutoTokenizer, model, truncation_side=truncation_side, padding_side="right")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_backbone(
+    model: Model, outputs: int, *, precision: str, dropout: float | None = None
+) -> PreTrainedModel:
+    """The pretrained checkpoint with a new head of `outputs` logits, drawn from torch's seed.
+
+    Base weights in `precision`, heads in float32, whatever they are fed. `dropout` replaces every
+    dropout rate of the checkpoint's config; None keeps them.
+    """
+    config = _config(model, outputs, dropout)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    net, found = _from(
+        AutoModelForSequenceClassification, model, config=config, dtype=dtype,
+        ignore_mismatched_sizes=True, output_loading_info=True,
+    )  # fmt: skip
+    heads = heads_of(net, model)
+    mismatched = {key[0] for key in found["mismatched_keys"]}
+    for key in sorted(found["missing_keys"] | mismatched):
+        if not key.startswith(tuple(f"{path}." for path in heads)):
+            raise ValueError(f"{model.path} does not hold {key}, which is no part of a new head")
+    for head in heads.values():
+        in_float32(head)
+    return net
+
+
+def skeleton(model: Model, outputs: int) -> PreTrainedModel:
+    """The architecture alone, on the meta device: shapes for checks, at no cost."""
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(_config(model, outputs))
+
+
+def adapted_modules(
+    net: nn.Module, model: Model, blocks: Iterable[str], rank: int = 1
+) -> dict[str, nn.Module]:
+    """The linear modules that LoRA adapts, by name, in the order of the network.
+
+    Raises:
+        ValueError: a block that names no module, or a rank above a module's width.
+    """
+    found: dict[str, nn.Module] = {}
+    suffixes = {model.blocks[block]: block for block in blocks}
+    for name, module in net.named_modules():
+        if (suffix := name.rpartition(".")[2]) in suffixes:
+            found[name] = module
+            widths = module.weight.shape
+            if rank > min(widths):
+                raise ValueError(
+                    f"tuning.lora.r={rank} is above the width of {name}, "
+                    f"{widths[0]} x {widths[1]}: choose at most {min(widths)}"
+                )
+    for suffix, block in suffixes.items():
+        if not any(name.endswith(f".{suffix}") for name in found):
+            raise ValueError(f"{model.name} has no module .{suffix} (model.blocks.{block})")
+    return found
+
+
+def heads_of(net: nn.Module, model: Model) -> dict[str, nn.Module]:
+    """The head modules by their path in the network."""
+    paths = [_path(net, name) for name in model.heads]
+    return {path: net.get_submodule(path) for path in paths}
+
+
+def new_heads(model: Model, outputs: int, state: Mapping[str, Tensor]) -> dict:
+    """Head modules that hold a task's trained tensors, keyed by path.
+
+    Raises:
+        ValueError: the tensors do not fit the head.
+    """
+    heads = heads_of(skeleton(model, outputs), model)
+    for path, head in heads.items():
+        head.to_empty(device="cpu").float()
+        own = {k[len(path) + 1 :]: v for k, v in state.items() if k.startswith(f"{path}.")}
+        try:
+            head.load_state_dict(own)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(f"the head {path} of the adapter does not fit: {reason}") from None
+        in_float32(head).eval()
+    return heads
+
+
+def in_float32(head: nn.Module) -> nn.Module:
+    """The module in float32, casting what it is fed: a bf16 backbone keeps an exact head."""
+
+    def cast(module: nn.Module, args: tuple) -> tuple:
+        return tuple(a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args)
+
+    head.float().register_forward_pre_hook(cast)
+    return head
+
+
+@contextmanager
+def applied(
+    net: nn.Module, updates: Mapping[str, Update], heads: Mapping[str, nn.Module] | None = None
+) -> Iterator[nn.Module]:
+    """The network with updates and heads in place, for as long as the context lasts.
+
+    An update is added to its module's output, `y + B (A x)` or `y + delta x`, in float32: base
+    weights are never touched and no bf16 rounding of `W + delta` occurs.
+    """
+    hooks, originals = [], {}
+    try:
+        for name, update in updates.items():
+            module = net.get_submodule(name)
+            hooks.append(module.register_forward_hook(_adder(update, module)))
+        for path, head in (heads or {}).items():
+            originals[path] = net.get_submodule(path)
+            net.set_submodule(path, head.to(next(net.parameters()).device))
+        yield net
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for path, head in originals.items():
+            net.set_submodule(path, head)
+
+
+def _adder(update: Update, module: nn.Module):
+    where = {"device": module.weight.device, "dtype": torch.float32}
+    if isinstance(update, LowRank):
+        A, B = update.A.to(**where), update.B.to(**where)
+        return lambda _, args, out: (out + (args[0].float() @ A.mT) @ B.mT).to(out.dtype)
+    delta = update.to(**where)
+    return lambda _, args, out: (out + args[0].float() @ delta.mT).to(out.dtype)
+
+
+@torch.inference_mode()
+def logits(net: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """`(logits [row, output], labels [row])` over batches, float32 on the CPU."""
+    device = next(net.parameters()).device
+    scores, labels = [], []
+    for batch in batches:
+        inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
+        scores.append(net(**inputs).logits.float().cpu())
+        labels.append(batch["labels"])
+    return torch.cat(scores), torch.cat(labels)
+
+
+def _config(model: Model, outputs: int, dropout: float | None = None):
+    config = _from(AutoConfig, model)
+    config.num_labels = outputs
+    if config.pad_token_id is None:
+        config.pad_token_id = load_tokenizer(model).pad_token_id
+    if dropout is not None:
+        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate",
+                    "attention_dropout", "classifier_dropout"):  # fmt: skip
+            if getattr(config, key, None) is not None:
+                setattr(config, key, dropout)
+    return config
+
+
+def _from(auto, model: Model, **options):
+    try:
+        return auto.from_pretrained(model.path, revision=_revision(model), **options)
+    except (OSError, ValueError) as error:
+        if Path(model.path).is_dir():
+            raise ValueError(f"{model.path} is not a checkpoint folder: {_first(error)}") from None
+        raise ValueError(
+            f"{model.path} could be had neither from the hub nor from its cache "
+            f"({_first(error)}); give a local checkpoint with model.path=DIR and local rows "
+            "with dataset.path=DIR"
+        ) from None
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _revision(model: Model) -> str | None:
+    return None if Path(model.path).is_dir() else model.revision
+
+
+def _path(net: nn.Module, head: str) -> str:
+    """Full path of a head module that a model config names by its last part."""
+    for name, _ in net.named_modules():
+        if name == head or name.endswith(f".{head}"):
+            return name
+    raise ValueError(f"model.heads names {head!r}; the network has no such module")

@@ -1,0 +1,255 @@
+"""One cell on one page: artifacts, merge, search, evaluation, rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+from tqdm import tqdm
+
+from osrm_exp import data
+from osrm_exp.adapter import Adapter, read_adapter, stacked
+from osrm_exp.artifacts import FineTune, Statistic, Workshop, read_statistic
+from osrm_exp.lora import LowRank, Update, truncate
+from osrm_exp.merging.method import Method
+from osrm_exp.metrics import metrics_of, scores
+from osrm_exp.model import (
+    adapted_modules,
+    applied,
+    heads_of,
+    load_backbone,
+    load_tokenizer,
+    logits,
+    new_heads,
+    skeleton,
+)
+from osrm_exp.spec import Cell, Task
+
+
+def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
+    """The rows of one cell; trains and collects only what the store does not hold."""
+    start = time.perf_counter()
+    method = check(cell)
+    data_of(cell)
+    fine_tunes = [fine_tune(cell, task) for task in cell.tasks]
+    store = workshop.store
+    store.get_all(list(dict.fromkeys(s for f in fine_tunes for s in needed(f))), workshop)
+    folders = store.get_all(fine_tunes, workshop)
+    adapters = [read_adapter(folder) for folder in folders]
+    statistics = collect(cell, method, fine_tunes, workshop)
+    bench = Bench(cell, adapters, workshop)
+    method, tuned_on = tuned(cell, method, bench, statistics)
+    merged = method(bench.updates, **statistics)
+    merged, error = truncated(merged, cell.rank)
+    found = bench.scores(merged, "validation")
+    shared = {
+        **identity(cell, method), "tuned_on": tuned_on, "output": form(merged),
+        "truncation_error": error, "adapters": [f.digest for f in fine_tunes],
+        "seconds": round(time.perf_counter() - start, 2),
+    }  # fmt: skip
+    return list(rows(cell, shared, found))
+
+
+def check(cell: Cell) -> Method:
+    """Everything about a cell that can be known before weights or rows are loaded.
+
+    Raises:
+        ValueError: in one sentence, what is wrong and the way out.
+    """
+    method = Method.of(cell.merge)
+    if cell.init.get("_target_"):
+        instantiate({k: v for k, v in cell.init.items() if k != "statistics"}, _partial_=True)
+    for task in cell.tasks:
+        metrics_of(task)
+    net = skeleton(cell.model, cell.tasks[0].outputs)
+    adapted_modules(net, cell.model, cell.tuning.lora.blocks, cell.tuning.lora.r)
+    heads_of(net, cell.model)
+    return method
+
+
+def data_of(cell: Cell) -> list[data.TaskData]:
+    """Rows of every task, checked before the first is trained on, and kept for the process."""
+    tokenizer = load_tokenizer(cell.model, cell.tuning.truncation_side)
+    return [data.load(task, tokenizer, cell.tuning.max_length) for task in cell.tasks]
+
+
+def fine_tune(cell: Cell, task: Task) -> FineTune:
+    """The artifact that a cell needs for one task: its own statistics and those of the others."""
+    declared = cell.init.get("statistics") or {}
+    own, others = {}, {}
+    for keyword, how in declared.items():
+        if keyword == "others":
+            rest = [other for other in cell.tasks if other.name != task.name]
+            if not rest:
+                raise ValueError(f"init={cell.names['init']} needs at least two tasks")
+            others[keyword] = tuple(statistic(cell, other, how) for other in rest)
+        else:
+            own[keyword] = statistic(cell, task, how)
+    return FineTune(
+        model=cell.model, task=task, tuning=cell.tuning.of(task.name), init=cell.init,
+        own=own, others=others, select=cell.protocol.select, seed=cell.seed,
+    )  # fmt: skip
+
+
+def statistic(
+    cell: Cell, task: Task, how: Mapping[str, Any], expert: FineTune | None = None
+) -> Statistic:
+    """The artifact that a `statistics` entry of a config names, for one task."""
+    options = {k: v for k, v in how.items() if k not in ("samples", "of")}
+    tuning = cell.tuning
+    return Statistic(
+        model=cell.model, task=task, blocks=tuning.lora.blocks, precision=tuning.precision,
+        max_length=tuning.max_length, truncation_side=tuning.truncation_side,
+        how=options, samples=how["samples"], expert=expert,
+    )  # fmt: skip
+
+
+def needed(fine_tune: FineTune) -> Iterator[Statistic]:
+    yield from fine_tune.own.values()
+    for statistics in fine_tune.others.values():
+        yield from statistics
+
+
+def collect(
+    cell: Cell, method: Method, fine_tunes: list[FineTune], workshop: Workshop
+) -> dict[str, Mapping[str, Tensor]]:
+    """The statistics that a merge declares, by keyword: `{module: [task, …]}`, read lazily."""
+    found = {}
+    for keyword, how in method.statistics.items():
+        experts = fine_tunes if how["of"] == "expert" else [None] * len(fine_tunes)
+        wanted = [statistic(cell, t, how, e) for t, e in zip(cell.tasks, experts)]
+        folders = workshop.store.get_all(wanted, workshop)
+        found[keyword] = TaskStack([read_statistic(folder) for folder in folders])
+    return found
+
+
+class TaskStack(Mapping):
+    """Per-task statistics as one mapping `{module: [task, …]}`; a module is read on access."""
+
+    def __init__(self, tasks: list[Mapping[str, Tensor]]) -> None:
+        self.tasks = tasks
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.stack([task[name] for task in self.tasks])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tasks[0])
+
+    def __len__(self) -> int:
+        return len(self.tasks[0])
+
+
+def tuned(cell: Cell, method: Method, bench: Bench, statistics: Mapping) -> tuple[Method, str]:
+    """The method at its best candidate, and the split that chose it."""
+    if not (cell.search.get("_target_") and method.grid):
+        return method, "none"
+
+    def score(candidate: dict[str, Any]) -> float:
+        merged = method.with_(**candidate)(bench.updates, **statistics)
+        found = bench.scores(truncated(merged, cell.rank)[0], cell.protocol.select)
+        return sum(v[t.headline] for t, (v, _) in zip(cell.tasks, found)) / len(found)
+
+    best, _ = instantiate(cell.search, _partial_=True)(method.grid, score)
+    return method.with_(**best), cell.protocol.select
+
+
+class Bench:
+    """The base network, loaded once, and what each task brings: rows and head."""
+
+    def __init__(self, cell: Cell, adapters: list[Adapter], workshop: Workshop) -> None:
+        self.tasks = cell.tasks
+        self.updates: dict[str, LowRank] = stacked([adapter.updates for adapter in adapters])
+        tuning = cell.tuning
+        self.net = _network(cell.model, tuning.precision)
+        self.net.to("cpu" if workshop.trainer.get("accelerator") == "cpu" else _fastest())
+        self.batch_size = 2 * tuning.batch_size
+        self.data = data_of(cell)
+        self.heads = [
+            new_heads(cell.model, task.outputs, adapter.heads)
+            for task, adapter in zip(cell.tasks, adapters)
+        ]
+
+    def scores(
+        self, merged: Mapping[str, Update], split: str
+    ) -> list[tuple[dict[str, float], bool]]:
+        """Every task's metrics on a split, each with its own head, and whether they degenerate."""
+        shared = not per_task(merged)
+        found = []
+        with applied(self.net, dict(merged)) if shared else nullcontext():
+            for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
+                own = {} if shared else {k: _select(merged[k], index) for k in merged}
+                batches = self.data[index].batches(split, self.batch_size)
+                with applied(self.net, own, self.heads[index]) as net:
+                    found.append(scores(task, *logits(net, batches)))
+        return found
+
+
+@lru_cache(maxsize=1)
+def _network(model, precision: str):
+    return load_backbone(model, 1, precision=precision).eval()
+
+
+def _fastest() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _select(update: Update, task: int) -> Update:
+    return update.unstack()[task] if isinstance(update, LowRank) else update[task]
+
+
+def per_task(merged: Mapping[str, Update]) -> bool:
+    """Whether a result has a leading task axis."""
+    for update in merged.values():
+        return (update.A if isinstance(update, LowRank) else update).dim() == 3
+    return False
+
+
+def form(merged: Mapping[str, Update]) -> str:
+    """`shared` or `per_task`; `lowrank` with the largest rank of a module, or `dense`."""
+    ranks = [u.rank if isinstance(u, LowRank) else None for u in merged.values()]
+    kind = "dense" if None in ranks else f"lowrank {max(ranks, default=0)}"
+    return f"{'per_task' if per_task(merged) else 'shared'}, {kind}"
+
+
+def truncated(
+    merged: Mapping[str, Update], rank: int | None
+) -> tuple[Mapping[str, Update], float | None]:
+    """Every module at `rank` at most, and the relative error over all modules together."""
+    if rank is None:
+        return merged, None
+    if per_task(merged):
+        raise ValueError(f"rank={rank} asks to truncate a per-task result; set rank=null")
+    cut, lost, total = {}, 0.0, 0.0
+    for name, update in merged.items():
+        cut[name], error = truncate(update, rank)
+        norm = float((update.B @ update.A if isinstance(update, LowRank) else update).norm())
+        lost, total = lost + (error * norm) ** 2, total + norm**2
+    return cut, (lost / total) ** 0.5 if total else 0.0
+
+
+def identity(cell: Cell, method: Method) -> dict[str, Any]:
+    """What a row says of its cell."""
+    packages = ("osrm-exp", "torch", "transformers", "peft", "lightning", "datasets")
+    return {
+        "experiment": cell.experiment, "model": cell.model.name, "dataset": cell.dataset,
+        "tuning": cell.tuning.name, "init": cell.names["init"], "merge": cell.names["merge"],
+        "space": method.space, "settings": method.settings, "protocol": cell.protocol.name,
+        "seed": cell.seed, "cell": cell.digest, "line": cell.line, "setup": cell.setup,
+        "versions": {name: version(name) for name in packages},
+    }  # fmt: skip
+
+
+def rows(cell: Cell, shared: Mapping[str, Any], found: list) -> Iterator[dict[str, Any]]:
+    for task, (values, degenerate) in zip(cell.tasks, found):
+        for metric, value in values.items():
+            yield {
+                **shared, "task": task.name, "split": task.validation, "metric": metric,
+                "value": value, "headline": metric == task.headline, "degenerate": degenerate,
+            }  # fmt: skip

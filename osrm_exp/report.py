@@ -1,0 +1,185 @@
+"""Tables from rows alone: terminal, CSV, Markdown, LaTeX. `python -m osrm_exp.report DIR` rebuilds.
+
+A line is one (init, merge, space, settings); a task's cell is its headline metric in percent, over
+seeds as mean ± standard deviation. `average` is the mean over tasks and stays empty unless every
+task of the suite is there. `kept` is the share of single-task accuracy: merged / its own adapters'
+`individual` row, per task, then the mean over tasks, and it stays empty without those rows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from osrm_exp.results import read_rows
+
+SETUP = ["experiment", "model", "dataset", "tuning", "protocol", "setup"]
+ORDER = {"pretrained": -1, "individual": 1}
+
+
+class Report(Callback):
+    """Hydra callback: counts the cells of a sweep and rebuilds its tables when it ends."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
+        self._finish(config, Path(config.hydra.sweep.dir))
+
+    def on_run_end(self, config: DictConfig, **kwargs) -> None:
+        self._finish(config, Path(config.hydra.run.dir))
+
+    def _finish(self, config: DictConfig, folder: Path) -> None:
+        found = [json.loads(file.read_text()) for file in sorted(folder.rglob("status.json"))]
+        results = Path(config.paths.results)
+        if (results / "rows").is_dir():
+            print(write_tables(results))
+        count = {k: [s for s in found if s["outcome"] == k] for k in OUTCOMES}
+        print(f"\n{len(found)} cells: " + ", ".join(f"{len(count[k])} {k}" for k in OUTCOMES))
+        for status in count["failed"]:
+            print(
+                f"  failed: {' '.join(status['overrides'])}: {status.get('reason', 'see its log')}"
+            )
+        print(f"tables: {results}/table.{{csv,md,tex}}   rows: {results}/rows/   "
+              f"adapters: {config.paths.store}")  # fmt: skip
+
+
+OUTCOMES = ("finished", "skipped", "failed")
+
+
+def lines(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a table line: its identity, one column a task, `average`, `kept` (in percent).
+
+    Task columns hold `(mean, std, seeds, degenerate)`.
+
+    Raises:
+        ValueError: one cell and task with two headline rows.
+    """
+    rows = rows[rows.headline].copy()
+    twice = rows.duplicated(["cell", "task", "split"])
+    if twice.any():
+        raise ValueError(f"cell {rows[twice].cell.iloc[0]} has two headline rows for one task")
+    rows["value"] *= 100
+    rows["experts"] = rows.adapters.map(tuple)
+    single = rows[rows["merge"] == "individual"].set_index(["setup", "experts", "task"]).value
+    single = single[~single.index.duplicated()]
+    keys = zip(rows.setup, rows.experts, rows.task)
+    rows["kept"] = [100 * v / single.get(k, float("nan")) for v, k in zip(rows.value, keys)]
+    suite = rows.groupby("setup").task.unique()
+    return pd.DataFrame([_line(group, suite[group.setup.iloc[0]]) for _, group in _grouped(rows)])
+
+
+def _grouped(rows: pd.DataFrame):
+    return rows.groupby(["setup", "line"], sort=False)
+
+
+def _line(group: pd.DataFrame, suite) -> dict:
+    first = group.iloc[0]
+    settings = [_settings(s) for s in group.drop_duplicates("cell").settings]
+    line = {key: first[key] for key in [*SETUP, "init", "merge", "space"]}
+    line |= {"settings": " | ".join(dict.fromkeys(settings)), "tuned on": first.tuned_on}
+    line |= {"output": first.output, "seeds": group.seed.nunique()}
+    for task in suite:
+        cell = group[group.task == task]
+        flag = bool(cell.degenerate.any())
+        line[task] = (cell.value.mean(), cell.value.std(), len(cell), flag)
+    complete = group.groupby("seed").task.nunique() == len(suite)
+    for name, values in {"average": group.value, "kept": group.kept}.items():
+        a_seed = values.groupby(group.seed).mean(numeric_only=True)[complete]
+        if name == "kept":
+            a_seed = a_seed[values.notna().groupby(group.seed).all()[complete]]
+        line[name] = (a_seed.mean(), a_seed.std(), len(a_seed), False)
+    return line
+
+
+def _settings(settings: dict) -> str:
+    kept = {k: v for k, v in settings.items() if k != "space" and v is not None}
+    return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in kept.items())
+
+
+def shown(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The lines as text, sorted; columns that say the same everywhere move to the footnotes."""
+    order = table["merge"].map(ORDER).fillna(0)
+    table = table.assign(order=order).sort_values(
+        ["setup", "order", "merge", "init"], kind="stable"
+    )
+    table = table.drop(columns="order").reset_index(drop=True)
+    notes = [f"{key}: {table[key].iloc[0]}" for key in SETUP if table[key].nunique() == 1]
+    keep = [c for c in table if c not in SETUP or table[c].nunique() > 1]
+    if (table.seeds == 1).all():
+        keep.remove("seeds")
+    text = table[keep].copy()
+    for column in keep:
+        if isinstance(table[column].iloc[0], tuple):
+            text[column] = table[column].map(_cell)
+    return text, notes
+
+
+def _cell(value) -> str:
+    if not isinstance(value, tuple) or value[0] != value[0]:
+        return "—"
+    mean, std, seeds, degenerate = value
+    spread = f" ± {std:.1f}" if seeds > 1 else ""
+    return f"{mean:.1f}{spread}{'*' if degenerate else ''}"
+
+
+FOOTNOTE = (
+    "Headline metric of each task in percent, each task with its own head. average: mean over "
+    "tasks. kept: merged / its own single-task adapter, per task, then the mean. *: the model "
+    "answers the same for every row (a correlation then counts as 0)."
+)
+
+
+def write_tables(results: Path | str) -> str:
+    """Writes `table.csv`, `table.md`, `table.tex` from a folder's rows; returns the text table.
+
+    Raises:
+        ValueError: no rows.
+    """
+    results = Path(results)
+    rows = read_rows(results)
+    if rows.empty:
+        raise ValueError(f"{results}/rows holds no rows yet")
+    table = lines(rows)
+    text, notes = shown(table)
+    foot = "; ".join([*notes, FOOTNOTE])
+    flat = table.copy()
+    for column in table:
+        if isinstance(table[column].iloc[0], tuple):
+            parts = table[column].map(lambda v: v if isinstance(v, tuple) else (None, None))
+            flat[column], flat[f"{column} std"] = parts.str[0], parts.str[1]
+    flat.to_csv(results / "table.csv", index=False, float_format="%.4f")
+    (results / "table.md").write_text(text.to_markdown(index=False, disable_numparse=True) + f"\n\n{foot}\n")
+    (results / "table.tex").write_text(latex(table, text, foot))
+    return text.to_string(index=False) + f"\n\n{foot}"
+
+
+def latex(table: pd.DataFrame, text: pd.DataFrame, foot: str) -> str:
+    """A booktabs table; the best merged value of every column in bold."""
+    text = text.copy()
+    merged = ~text["merge"].isin(ORDER)
+    for column in (c for c in text if isinstance(table[c].iloc[0], tuple)):
+        numbers = pd.to_numeric(text[column].str.extract(r"^(-?[\d.]+)")[0])[merged]
+        if numbers.notna().any():
+            best = merged & text[column].eq(text.loc[numbers.idxmax(), column])
+            text.loc[best, column] = "\\textbf{" + text.loc[best, column] + "}"
+    escaped = text.rename(columns=_escape).map(_escape)
+    body = escaped.style.hide(axis="index").to_latex(hrules=True)
+    return f"% needs \\usepackage{{booktabs}}\n{body}% {foot}\n"
+
+
+def _escape(value) -> str:
+    for mark, plain in {"_": "\\_", "%": "\\%", "&": "\\&", "±": "$\\pm$", "—": "--"}.items():
+        value = str(value).replace(mark, plain)
+    return value
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m osrm_exp.report results/EXPERIMENT")
+    try:
+        print(write_tables(sys.argv[1]))
+    except ValueError as error:
+        sys.exit(f"osrm_exp: {error}")

@@ -1,0 +1,262 @@
+"""What a cell is made of: frozen specifications whose unknown keys and wrong types are errors.
+
+Nothing here imports torch, so a finished sweep is recognised in a second. A field marked
+`exclude=True` says where something lies, never what it is: it takes no part in a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+S = TypeVar("S", bound="Spec")
+
+
+class Spec(BaseModel):
+    """A frozen record; its digest is the content address of whatever is built from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the kind and all fields."""
+        text = json.dumps(
+            {"kind": type(self).__name__, **self.model_dump(mode="json")}, sort_keys=True
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+class Rows(Spec):
+    """Row counts of the two splits; null takes them all."""
+
+    train: PositiveInt | None = None
+    validation: PositiveInt | None = None
+
+
+class Model(Spec):
+    """A backbone: where its checkpoint lies, which modules a block name means, which are its head."""
+
+    name: str = Field(exclude=True)
+    path: str = Field(exclude=True)
+    revision: str | None = Field(default=None, exclude=True)
+    blocks: dict[str, str]
+    heads: tuple[str, ...]
+    weights: str  # identity of the checkpoint, see `identity`
+
+
+class Task(Spec):
+    """One dataset with its head; one line of YAML in a suite."""
+
+    name: str
+    path: str = Field(exclude=True)
+    revision: str | None = Field(default=None, exclude=True)
+    source: str  # identity of the rows, see `identity`
+    text: tuple[str, ...]
+    labels: tuple[str, ...] | None = None  # null: regression
+    headline: str
+    train: str = "train"
+    validation: str = "validation"
+    rows: Rows = Rows()
+    cap: Rows = Rows()
+    seed: int
+    holdout: Fraction
+    options: dict[str, Any] = {}
+
+    @property
+    def outputs(self) -> int:
+        """Width of the head: one logit a label, one for a regression."""
+        return len(self.labels) if self.labels else 1
+
+
+class Lora(Spec):
+    r: PositiveInt
+    lora_alpha: Annotated[float, Field(gt=0)]
+    lora_dropout: Fraction
+    use_rslora: bool
+    blocks: tuple[str, ...]
+
+
+class Tuning(Spec):
+    """What is trained and how; everything here changes numbers and is part of every digest."""
+
+    name: str = Field(exclude=True)
+    lora: Lora
+    lr: Annotated[float, Field(gt=0)]
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Fraction
+    clip: Annotated[float, Field(gt=0)] | None
+    dropout: Fraction | None
+    precision: Literal["fp32", "bf16"]
+    gradient_checkpointing: bool
+    max_length: PositiveInt
+    truncation_side: Literal["left", "right"]
+    per_task: dict[str, dict[str, Any]] = {}
+
+    def of(self, task: str) -> Tuning:
+        """The settings of one task: `per_task` folded in."""
+        fields = {**self.model_dump(), "name": self.name, **self.per_task.get(task, {})}
+        return build(Tuning, {**fields, "per_task": {}}, f"tuning.per_task.{task}")
+
+
+class Protocol(Spec):
+    """Which split chooses, which split reports."""
+
+    name: Literal["clean", "paper"]
+    holdout: Fraction
+    select: Literal["tune", "validation"]
+
+    @model_validator(mode="after")
+    def _select_from_something(self) -> Protocol:
+        if self.select == "tune" and self.holdout == 0:
+            raise ValueError("select=tune needs protocol.holdout > 0")
+        return self
+
+
+class Cell(Spec):
+    """One point of a sweep."""
+
+    experiment: str = Field(exclude=True)
+    model: Model
+    dataset: str
+    tasks: tuple[Task, ...]
+    tuning: Tuning
+    init: dict[str, Any]
+    merge: dict[str, Any]
+    search: dict[str, Any]
+    protocol: Protocol
+    rank: PositiveInt | None
+    seed: int
+    names: dict[str, str] = Field(exclude=True)
+    version: int = 1
+
+    @property
+    def line(self) -> str:
+        """Digest of the cell without its seed: the line of a table that it belongs to."""
+        return self.model_copy(update={"seed": 0}).digest[:8]
+
+    @property
+    def setup(self) -> str:
+        """Digest of all that must agree before two cells may stand in one average."""
+        shared = (self.model.digest, self.tuning.digest, self.protocol.digest)
+        text = json.dumps([*shared, *(t.digest for t in self.tasks)])
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def build(cls: type[S], fields: Mapping[str, Any], where: str) -> S:
+    """`cls(**fields)`, with a wrong key or value named in one sentence.
+
+    Raises:
+        ValueError: an unknown or missing key, a wrong type, a value out of range.
+    """
+    try:
+        return cls(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(cls.model_fields)
+            raise ValueError(f"{key} is not an option; {where} has: {known}") from None
+        got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+        raise ValueError(f"{key}: {first['msg']}{got}") from None
+
+
+def cell_from(config: Mapping[str, Any]) -> Cell:
+    """The cell of a composed, resolved configuration; checks everything that needs no model.
+
+    Raises:
+        ValueError: see `build`; also an unknown block, task or folder.
+    """
+    protocol = build(Protocol, config["protocol"], "protocol")
+    tuning = build(Tuning, config["tuning"], "tuning")
+    weights = identity(config["model"]["path"], config["model"].get("revision"), "model.path")
+    model = build(Model, {**config["model"], "weights": weights}, "model")
+    for block in tuning.lora.blocks:
+        if block not in model.blocks:
+            raise ValueError(
+                f"tuning.lora.blocks names {block!r}; {model.name} has: {', '.join(model.blocks)}"
+            )
+    suite = dict(config["dataset"])
+    tasks = _tasks(suite, protocol)
+    for name in tuning.per_task:
+        if name not in suite["tasks"]:
+            raise ValueError(f"tuning.per_task names {name!r}; {suite['name']} has no such task")
+    search = dict(config["search"])
+    merge = {k: v for k, v in config["merge"].items() if k != "neutral"}
+    if search.get("_target_") is None:
+        merge.pop("grid", None)
+    fields = dict(
+        experiment=config["experiment"], model=model, dataset=suite["name"], tasks=tasks,
+        tuning=tuning, init=config["init"], merge=merge, search=search, protocol=protocol, rank=config["rank"],
+        seed=config["seed"], names=config["names"],
+    )  # fmt: skip
+    return build(Cell, fields, "cell")
+
+
+def _tasks(suite: dict[str, Any], protocol: Protocol) -> tuple[Task, ...]:
+    only = suite.pop("only", None) or list(suite["tasks"])
+    unknown = [name for name in only if name not in suite["tasks"]]
+    if unknown:
+        raise ValueError(
+            f"dataset.only names {unknown}; {suite['name']} has: {', '.join(suite['tasks'])}"
+        )
+    shared = {k: v for k, v in suite.items() if k not in ("name", "tasks", "path", "revision")}
+    shared.pop("paraphrase_headline", None)
+    tasks = []
+    for name in only:
+        fields = {**shared, **suite["tasks"][name]}
+        path = fields.setdefault("path", suite["path"])
+        fields.setdefault("revision", suite.get("revision"))
+        folder = f"{path}/{name}" if Path(path).is_dir() else path
+        source = identity(folder, fields["revision"], "dataset.path")
+        fields |= {"name": name, "source": source, "holdout": protocol.holdout}
+        tasks.append(build(Task, fields, f"dataset.tasks.{name}"))
+    return tuple(tasks)
+
+
+def identity(path: str, revision: str | None, option: str) -> str:
+    """What a checkpoint or dataset *is*: the digest of a local folder's files, else its hub id.
+
+    Raises:
+        ValueError: the path looks like a folder and there is none.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        kept = {".safetensors", ".json", ".parquet", ".model", ".txt"}
+        files = sorted(p for p in folder.iterdir() if p.suffix in kept)
+        return _files_digest(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise ValueError(f"{option}={path} is not a folder")
+    return f"{path}@{revision}" if revision else path
+
+
+@lru_cache(maxsize=256)
+def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for path, _, _ in files:
+        with path.open("rb") as file:
+            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return total.hexdigest()[:16]
+
+
+def installed(package: str, hub: str) -> str:
+    """Folder of a package's data where it is installed, else the hub id: `pkg/folder`, `owner/id`."""
+    name, _, inner = package.partition("/")
+    found = find_spec(name)
+    return str(Path(found.origin).parent / inner) if found and found.origin else hub
+
+
+OmegaConf.register_new_resolver("installed", installed, replace=True)

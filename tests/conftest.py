@@ -1,0 +1,149 @@
+"""Tiny real checkpoints of every family and a tiny suite, on disk, through the production path."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
+)
+
+from osrm_exp import CONF
+from osrm_exp.artifacts import Workshop
+from osrm_exp.spec import Cell, cell_from
+from osrm_exp.store import Store
+
+SHARED = Path(__file__).parents[2] / "shared"
+WORDS = "a the cat dog bird fox sees likes hears not never runs sleeps red blue big small".split()
+SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>"}
+FAMILIES = {"bert": "minilm", "roberta": "roberta_large", "t5": "t5_large", "llama": "llama"}
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """`{family: folder}` of two-layer models, width 32, with a word-level tokenizer."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    vocabulary = [*SPECIAL.values(), *WORDS]
+    size = {"vocab_size": len(vocabulary), "pad_token_id": 0, "eos_token_id": 1}
+    encoder = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 64, "type_vocab_size": 1,
+    }  # fmt: skip
+    t5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    llama = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 64,
+    }  # fmt: skip
+    nets = {
+        "bert": lambda: BertForSequenceClassification(BertConfig(**size, **encoder)),
+        "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**size, **encoder)),
+        "t5": lambda: T5ForSequenceClassification(
+            T5Config(**size, **t5, decoder_start_token_id=0)
+        ),
+        "llama": lambda: LlamaForSequenceClassification(
+            LlamaConfig(**{**size, "pad_token_id": None}, **llama)
+        ),
+    }
+    for family, net in nets.items():
+        torch.manual_seed(0)
+        net().save_pretrained(root / family)
+        _tokenizer(vocabulary, padded=family != "llama").save_pretrained(root / family)
+    return {family: root / family for family in nets}
+
+
+def _tokenizer(vocabulary: list[str], padded: bool) -> PreTrainedTokenizerFast:
+    inner = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>")
+    )
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A <s> $B </s>", special_tokens=[("</s>", 1), ("<s>", 3)]
+    )
+    special = SPECIAL if padded else {k: v for k, v in SPECIAL.items() if k != "pad_token"}
+    names = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_input_names=names, **special)
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory) -> Path:
+    """A folder of parquet with the columns of four GLUE tasks, 60 + 24 rows each."""
+    root = tmp_path_factory.mktemp("suite")
+    draw = random.Random(0)
+    columns = {
+        "cola": (["sentence"], 2), "sst2": (["sentence"], 2),
+        "stsb": (["sentence1", "sentence2"], 0), "mnli": (["premise", "hypothesis"], 3),
+    }  # fmt: skip
+    for task, (texts, labels) in columns.items():
+        for split, count in (("train", 60), ("validation", 24)):
+            rows = [_row(draw, texts, labels) for _ in range(count)]
+            name = f"{split}_matched" if (task, split) == ("mnli", "validation") else split
+            (root / task).mkdir(exist_ok=True)
+            Dataset.from_list(rows).to_parquet(str(root / task / f"{name}.parquet"))
+    return root
+
+
+def _row(draw: random.Random, texts: list[str], labels: int) -> dict:
+    sentences = {t: " ".join(draw.choices(WORDS, k=draw.randint(3, 9))) for t in texts}
+    signal = sum(s.split().count("not") + s.split().count("never") for s in sentences.values())
+    return {**sentences, "label": min(signal, labels - 1) if labels else float(min(signal, 5))}
+
+
+TINY = [
+    "dataset=glue", "dataset.only=[cola,stsb,mnli]", "tuning.epochs=2", "tuning.batch_size=16",
+    "tuning.max_length=32", "tuning.lora.r=4", "tuning.lr=3e-3", "protocol.holdout=0.2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def configured(checkpoints, suite, tmp_path):
+    """`configured(family, *overrides)`: a composed, resolved config over the tiny checkpoint."""
+
+    def config(family: str = "roberta", *overrides: str) -> dict:
+        chosen = [
+            f"model={FAMILIES[family]}", f"model.path={checkpoints[family]}",
+            f"dataset.path={suite}", f"paths.store={tmp_path / 'store'}",
+            f"paths.results={tmp_path / 'results'}", f"paths.logs={tmp_path / 'logs'}",
+            *TINY, *overrides,
+        ]  # fmt: skip
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", chosen, return_hydra_config=True)
+            HydraConfig.instance().set_config(composed)
+            return OmegaConf.to_container(
+                OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]),
+                resolve=True,
+            )
+
+    return config
+
+
+@pytest.fixture
+def cell(configured):
+    """`cell(family, *overrides)`: the cell of such a config."""
+
+    def build(family: str = "roberta", *overrides: str) -> Cell:
+        return cell_from(configured(family, *overrides))
+
+    return build
+
+
+@pytest.fixture
+def workshop(tmp_path) -> Workshop:
+    return Workshop(
+        Store(tmp_path / "store"), {"accelerator": "cpu", "devices": 1}, progress=False
+    )

@@ -1,0 +1,307 @@
+"""Laws that every merge method obeys; a new file in conf/merge is held to them at once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from golden import dense, distance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from synthetic import SHAPES, adapters
+from torch import Tensor
+
+from osrm_exp.lora import LowRank, Update, stack
+from osrm_exp.merging.method import Method
+
+CONF = Path(__file__).parents[2] / "conf" / "merge"
+
+TWO_TASKS = {"slerp"}  # an arc has two ends
+# Where the first task is another thing than the second.
+ORDERED = {"slerp": "t runs from the first task to the second"}
+# Rules on coordinates that the deltas do not determine.
+GAUGE_DEPENDENT = {
+    "core_ties": "the singular bases are those of the factors as trained",
+    "core_dare_ties": "as core_ties",
+}
+# Published dense forms that give weight to null vectors, which are arbitrary: kept to be compared.
+ILL_POSED = {"iso_c_dense", "iso_cts_dense", "opcm_dense"}
+# With neutral settings T equal adapters give that adapter.
+IDEMPOTENT = {
+    "average",
+    "core_balanced_ties",
+    "core_ties",
+    "emr",
+    "individual",
+    "knots_ties",
+    "magmax",
+    "peft_dense_ties",
+    "ties",
+    "ties_mergekit",
+    "ties_mergelm",
+}
+
+
+every = pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
+
+
+@functools.cache
+def method(name: str) -> Method:
+    config = OmegaConf.load(CONF / f"{name}.yaml")
+    return Method.of(OmegaConf.to_container(config, resolve=True))
+
+
+class Prefix:
+    """Grams of RegMean++, which do not depend on what has been merged."""
+
+    def __init__(self, grams: Mapping[str, Tensor]) -> None:
+        self.grams, self.blocks = grams, [[module] for module in grams]
+
+    def __call__(self, merged, modules):
+        return {module: self.grams[module] for module in modules}
+
+
+def statistics(name: str, updates: Mapping[str, LowRank], seed: int = 1) -> dict:
+    """What a method asks for, as random data of the right kind, task axis first."""
+    g = torch.Generator().manual_seed(seed)
+    tasks = len(next(iter(updates.values())))
+
+    def gram(width: int) -> Tensor:
+        X = torch.randn(tasks, 3 * width, width, generator=g, dtype=torch.float64)
+        return X.mT @ X / X.shape[1]
+
+    inner = {m: gram(u.shape[1]) for m, u in updates.items()}
+
+    def fisher(u: LowRank) -> Tensor:
+        return torch.rand(tasks, *u.shape, generator=g, dtype=torch.float64) + 0.1
+
+    made = {
+        "gram": lambda: inner,
+        "gram_after": lambda: Prefix(inner),
+        "output_gram": lambda: {m: gram(u.shape[0]) for m, u in updates.items()},
+        "fisher": lambda: {m: fisher(u) for m, u in updates.items()},
+        "losses": lambda: torch.rand(tasks, generator=g, dtype=torch.float64),
+    }
+    if unknown := set(method(name).statistics) - set(made):
+        pytest.fail(f"conf/merge/{name}.yaml: tell test_laws.py how to make {unknown} up")
+    return {kind: made[kind]() for kind in method(name).statistics}
+
+
+def merged(name: str, updates, given=None, **changed) -> dict[str, Update]:
+    """Every module of a result, computed."""
+    given = statistics(name, updates) if given is None else given
+    return dict(method(name).with_(**changed)(updates, **given))
+
+
+def tasks(name: str) -> tuple[int, ...]:
+    return (2, 2) if name in TWO_TASKS else (2, 2, 2)
+
+
+def changed(updates, change) -> dict[str, LowRank]:
+    """The same stacks with `change(task, update)` for every task's update."""
+    return {
+        module: stack([change(t, u) for t, u in enumerate(update.unstack())])
+        for module, update in updates.items()
+    }
+
+
+def apart(one: Mapping[str, Update], other: Mapping[str, Update]) -> float:
+    """The largest distance of a module."""
+    assert set(one) == set(other)
+    return max(distance(one[module], other[module]) for module in one)
+
+
+def is_finite(result: Mapping[str, Update], updates: Mapping[str, LowRank]) -> None:
+    """One delta a module, or one a task, of the right shape, without NaN."""
+    assert set(result) == set(updates)
+    for module, update in result.items():
+        delta = dense(update)
+        assert delta.shape in (
+            updates[module].shape,
+            (len(updates[module]), *updates[module].shape),
+        )
+        assert delta.isfinite().all()
+
+
+def one_sentence(error: ValueError) -> None:
+    assert len(str(error)) > 20 and "\n" not in str(error)
+
+
+@every
+def test_one_task_returns_its_adapter_at_neutral_settings(name):
+    if method(name).neutral is None:
+        pytest.skip("has no neutral settings")
+    updates = adapters(ranks=(2,))
+    if name in TWO_TASKS:
+        pytest.skip("needs two tasks")
+    result = merged(name, updates, **method(name).neutral)
+    for module, update in updates.items():
+        assert distance(dense(result[module]).reshape(update.shape), update.delta[0]) < 1e-8
+
+
+@every
+def test_order_of_tasks_does_not_matter(name):
+    if {"seed", "order"} & set(method(name).settings) or name in ORDERED:
+        pytest.skip("says that it depends on the order")
+    if name in ILL_POSED:
+        pytest.skip("has null vectors in its result")
+    updates, order = adapters(tasks(name)), torch.tensor([2, 0, 1])
+    given = statistics(name, updates)
+    turned = {m: LowRank(u.A[order], u.B[order]) for m, u in updates.items()}
+    result, other = merged(name, updates, given), merged(name, turned, permuted(given, order))
+    for module, update in result.items():
+        expected = dense(update)
+        expected = expected[order] if expected.dim() == 3 else expected
+        assert distance(other[module], expected) < 1e-8
+
+
+def permuted(given: dict, order: Tensor) -> dict:
+    def turn(value):
+        if isinstance(value, Prefix):
+            return Prefix(turn(value.grams))
+        return {m: v[order] for m, v in value.items()} if isinstance(value, dict) else value[order]
+
+    return {kind: turn(value) for kind, value in given.items()}
+
+
+@every
+def test_inputs_are_not_modified(name):
+    updates, again = adapters(tasks(name)), adapters(tasks(name))
+    merged(name, updates)
+    for module, update in updates.items():
+        assert torch.equal(update.A, again[module].A) and torch.equal(update.B, again[module].B)
+
+
+@every
+def test_same_inputs_give_the_same_result(name):
+    updates = adapters(tasks(name))
+    one, other = merged(name, updates), merged(name, updates)
+    assert all(torch.equal(dense(one[m]), dense(other[m])) for m in updates)
+
+
+@pytest.mark.parametrize("name", sorted(IDEMPOTENT))
+def test_equal_adapters_give_that_adapter(name):
+    one = adapters(ranks=(2,))
+    updates = {m: stack(u.unstack() * 3) for m, u in one.items()}
+    result = merged(name, updates, **method(name).neutral)
+    for module, update in one.items():
+        delta = dense(result[module])
+        assert distance(delta, update.delta[0].expand_as(delta)) < 1e-8
+
+
+@every
+def test_unequal_ranks_are_merged_or_refused(name):
+    updates = adapters((1, 3) if name in TWO_TASKS else (1, 3, 2))
+    try:
+        is_finite(merged(name, updates), updates)
+    except ValueError as error:
+        one_sentence(error)
+
+
+@every
+def test_nothing_trained_is_nothing_merged(name):
+    updates = changed(adapters(tasks(name)), lambda _, u: LowRank(u.A, torch.zeros_like(u.B)))
+    result = merged(name, updates)
+    is_finite(result, updates)
+    assert all(not dense(update).any() for update in result.values())
+
+
+@every
+def test_a_task_that_does_not_adapt_a_module_is_a_task_of_zeros(name):
+    """Rank 0 and `B = 0` are the same delta."""
+    if method(name).space == "factors":
+        pytest.skip("acts on the factors")
+    updates, first = adapters(tasks(name)), next(iter(SHAPES))
+
+    def without(cut):
+        part = changed({first: updates[first]}, lambda t, u: cut(u) if t == 1 else u)
+        return merged(name, {**updates, **part})
+
+    zeros = without(lambda u: LowRank(u.A, torch.zeros_like(u.B)))
+    is_finite(zeros, updates)
+    try:
+        absent = without(lambda u: LowRank(u.A[:0], u.B[:, :0]))
+    except ValueError as error:
+        one_sentence(error)
+    else:
+        is_finite(absent, updates)
+        if name not in GAUGE_DEPENDENT:
+            assert apart(absent, zeros) < 1e-8
+
+
+@every
+def test_float32_is_close_to_float64(name):
+    if name in ILL_POSED:
+        pytest.skip("has null vectors in its result")
+    updates = adapters(tasks(name))
+    single = {m: u.to(torch.float32) for m, u in updates.items()}
+    given = statistics(name, updates)
+    assert apart(merged(name, single, given), merged(name, updates, given)) < 1e-4
+    for update in merged(name, single, given).values():
+        assert (update.A if isinstance(update, LowRank) else update).dtype == torch.float32
+
+
+@every
+def test_a_low_rank_result_has_at_most_the_sum_of_the_ranks(name):
+    updates = adapters(tasks(name))
+    for module, update in merged(name, updates).items():
+        if isinstance(update, LowRank):
+            assert update.rank <= sum(updates[module].ranks)
+
+
+@every
+def test_the_split_into_factors_does_not_matter(name):
+    if name in GAUGE_DEPENDENT:
+        pytest.skip(GAUGE_DEPENDENT[name])
+    if method(name).space == "factors":
+        pytest.skip("acts on the factors")
+    if name in ILL_POSED:
+        pytest.skip("has null vectors in its result")
+    updates, g = adapters(tasks(name)), torch.Generator().manual_seed(2)
+
+    def split(t, u):
+        G = torch.randn(u.rank, u.rank, generator=g, dtype=u.A.dtype) + 3 * torch.eye(u.rank)
+        return LowRank(torch.linalg.inv(G) @ u.A, u.B @ G)
+
+    given = statistics(name, updates)
+    result = merged(name, changed(updates, split), given)
+    assert apart(result, merged(name, updates, given)) < 1e-8
+
+
+@every
+@pytest.mark.parametrize("shared", [False, True], ids=["own A", "shared A"])
+def test_null_directions_have_no_say(name, shared):
+    """Noise of 1e-13 turns null directions anywhere, and moves the result by as little."""
+    updates, g = adapters(tasks(name)), torch.Generator().manual_seed(3)
+    if shared:
+        updates = {m: LowRank(u.A[:1].expand_as(u.A).clone(), u.B) for m, u in updates.items()}
+
+    def noisy(x: Tensor) -> Tensor:
+        return x * (1 + 1e-13 * torch.randn(x.shape, generator=g, dtype=x.dtype))
+
+    given = statistics(name, updates)
+    result = merged(name, updates, given)
+    if not any(isinstance(update, LowRank) for update in result.values()):
+        pytest.skip("is dense")
+    moved = merged(name, changed(updates, lambda _, u: LowRank(noisy(u.A), noisy(u.B))), given)
+    is_finite(result, updates)
+    assert apart(moved, result) < 1e-8
+
+
+@every
+@given(
+    seed=st.integers(0, 999),
+    ranks=st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+)
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_any_adapters_are_merged_or_refused(name, seed, ranks, shape):
+    updates = adapters(tuple(ranks), seed, {"w": shape})
+    try:
+        is_finite(merged(name, updates), updates)
+    except ValueError as error:
+        one_sentence(error)

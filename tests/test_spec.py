@@ -1,0 +1,53 @@
+import pytest
+
+from osrm_exp.spec import cell_from, identity
+
+
+def test_the_digest_names_what_changes_numbers(cell):
+    base = cell("roberta")
+    same = ["trainer.devices=2", "paths.store=elsewhere", "logger=wandb"]
+    for override in same:
+        assert cell("roberta", override).digest == base.digest, override
+    other = ["seed=1", "tuning.lr=1", "merge.scaling=0.2", "init=kaiming", "dataset.seed=3",
+             "rank=2", "protocol.holdout=0.3", "tuning.precision=bf16"]  # fmt: skip
+    digests = {cell("roberta", override).digest for override in other}
+    assert len(digests | {base.digest}) == len(other) + 1
+
+
+def test_seeds_share_a_line_and_nothing_else_does(cell):
+    base = cell("roberta")
+    assert cell("roberta", "seed=1").line == base.line
+    assert cell("roberta", "tuning.lr=1").line != base.line
+    assert cell("roberta", "tuning.lr=1").setup != base.setup
+    assert cell("roberta", "init=kaiming").setup == base.setup
+
+
+def test_a_grid_that_is_not_searched_changes_no_digest(cell):
+    base = cell("roberta", "merge=ties")
+    assert cell("roberta", "merge=ties", "merge.grid={scaling: [9]}").digest == base.digest
+    searched = cell("roberta", "merge=ties", "search=grid")
+    narrower = cell("roberta", "merge=ties", "search=grid", "merge.grid={scaling: [9]}")
+    assert len({base.digest, searched.digest, narrower.digest}) == 3
+
+
+def test_a_moved_checkpoint_is_the_same_and_a_changed_one_is_not(tmp_path, checkpoints):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for file in checkpoints["roberta"].iterdir():
+            (tmp_path / name / file.name).write_bytes(file.read_bytes())
+    first, second = (identity(str(tmp_path / n), None, "model.path") for n in "ab")
+    assert first == second == identity(str(checkpoints["roberta"]), None, "model.path")
+    config = tmp_path / "b" / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert identity(str(tmp_path / "b"), None, "model.path") != first
+
+
+def test_per_task_settings_touch_their_task_alone(configured):
+    plain = cell_from(configured("roberta"))
+    tuned = cell_from(configured("roberta", "+tuning.per_task.stsb.lr=0.5"))
+    assert tuned.tuning.of("stsb").lr == 0.5
+    assert tuned.tuning.of("cola").digest == plain.tuning.of("cola").digest
+    with pytest.raises(ValueError, match="per_task names 'nope'"):
+        cell_from(configured("roberta", "+tuning.per_task.nope.lr=0.5"))
+    with pytest.raises(ValueError, match=r"per_task\.stsb\.speed is not an option"):
+        cell_from(configured("roberta", "+tuning.per_task.stsb.speed=1")).tuning.of("stsb")
