@@ -3,9 +3,9 @@
     python benchmarks/eigen.py --width 4096 --threads 2
 
 Three spectra of known eigenvalues: `gap`, `decaying` (as activations' are, without any gap to
-speak of) and `flat` (random features). `excess` is the energy above the minimum, `angle` the sine of
-the largest angle to the true subspace. The float32 `eigh` is not an alternative: where the spectrum
-decays, the small eigenvalues are below its rounding.
+speak of) and `flat` (random features). `excess` is the energy above the minimum, `angle` the sine
+of the largest angle to the true subspace. The float32 `eigh` is not an alternative: where the
+spectrum decays, the small eigenvalues are below its rounding.
 """
 
 import argparse

@@ -16,37 +16,44 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF
+from osrm_exp.report import Report
 from osrm_exp.results import rows_file, write_rows
 from osrm_exp.spec import Cell, cell_from
 
 log = logging.getLogger("osrm_exp")
-SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)
+SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)  # a user can mend these
+WANTS_TRACE = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> None:
-    """Runs one cell unless its rows exist, and leaves word of how it went."""
-    outcome, start = "failed", time.perf_counter()
-    status = {"overrides": list(HydraConfig.get().overrides.task)}
+    """Runs one cell unless its rows exist. A failure is told and left to the report: it stops no
+    other cell of a sweep."""
+    status = {"outcome": "failed", "overrides": list(HydraConfig.get().overrides.task)}
     try:
-        plain = OmegaConf.to_container(config, resolve=True)
-        cell = cell_from(plain)
-        title = f"{cell.names['init']} / {cell.names['merge']} / seed {cell.seed}"
-        if rows_file(plain["paths"]["results"], cell.digest).is_file():
-            outcome = "skipped"
-            log.info("%s: done before, skipped", title)
-            return
-        write_rows(plain["paths"]["results"], cell.digest, _run(cell, plain))
-        outcome = "finished"
-        log.info("%s: finished in %.0f s", title, time.perf_counter() - start)
+        status["outcome"] = _cell(OmegaConf.to_container(config, resolve=True))
     except SENTENCES as error:
-        status["reason"] = _sentence(error)
-        log.error("%s", status["reason"])
-        raise
+        status["reason"] = sentence(error)
+        log.error("%s", status["reason"], exc_info=WANTS_TRACE)
+    except Exception as error:  # a bug of ours: its trace is wanted
+        status["reason"] = f"{type(error).__name__}: {sentence(error)}"
+        log.exception("%s", status["reason"])
     finally:
         folder = Path(HydraConfig.get().runtime.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "status.json").write_text(json.dumps({"outcome": outcome, **status}))
+        (folder / "status.json").write_text(json.dumps(status))
+
+
+def _cell(config: dict) -> str:
+    start = time.perf_counter()
+    cell = cell_from(config)
+    title = f"{cell.names['init']} / {cell.names['merge']} / seed {cell.seed}"
+    if rows_file(config["paths"]["results"], cell.digest).is_file():
+        log.info("%s: done before, skipped", title)
+        return "skipped"
+    write_rows(config["paths"]["results"], cell.digest, _run(cell, config))
+    log.info("%s: finished in %.0f s", title, time.perf_counter() - start)
+    return "finished"
 
 
 def _run(cell: Cell, config: dict) -> list[dict]:
@@ -65,26 +72,25 @@ def _run(cell: Cell, config: dict) -> list[dict]:
     return rows
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
+    """An error's text in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def main() -> None:
-    """Runs Hydra; what a user can mend is told in one sentence, all else with its trace."""
-    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    """Runs Hydra; what a user can mend is told in one sentence."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to us instead of printing frames
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         job()
-    except SENTENCES as error:
-        if wants_trace:
+    except (HydraException, OmegaConfBaseException) as error:
+        if WANTS_TRACE:
             raise
-        print(f"osrm_exp: {_sentence(error)}", file=sys.stderr)
-        print("(HYDRA_FULL_ERROR=1 shows the trace)", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"osrm_exp: {sentence(error)}")
     except KeyboardInterrupt:
         print("\nosrm_exp: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+    sys.exit(1 if Report.failed else 0)
 
 
 if __name__ == "__main__":

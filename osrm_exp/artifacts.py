@@ -180,7 +180,10 @@ class FineTune(Spec):
             _data(self.model, self.task, self.tuning.max_length, self.tuning.truncation_side),
             batch_size=self.tuning.batch_size, select=self.select, seed=self.seed,
         )  # fmt: skip
-        trainer.fit(module, loader)
+        try:
+            trainer.fit(module, loader)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
         if trainer.interrupted:
             raise KeyboardInterrupt
         state = torch.load(best.best_model_path, weights_only=True)["state_dict"]

@@ -38,10 +38,10 @@ def wandb_logger(*, name: str, project: str, group: str, save_dir: str):
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
-    if "WANDB_MODE" not in os.environ and not wandb.api.api_key:
-        os.environ["WANDB_MODE"] = "offline"
+    offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
+    mode = {"mode": "offline"} if offline else {}
     os.makedirs(save_dir, exist_ok=True)
-    return WandbLogger(name=name, project=project, group=group, save_dir=save_dir)
+    return WandbLogger(name=name, project=project, group=group, save_dir=save_dir, **mode)
 
 
 def tensorboard_logger(*, name: str, group: str, save_dir: str):

@@ -144,10 +144,15 @@ def svd(update: Update, cut: float = RANK_CUT) -> SVD:
 
 
 def basis(columns: Tensor, cut: float = RANK_CUT) -> Tensor:
-    """Left singular vectors of `columns [width, R]` at its numerical rank, `[width, rank]`, float64."""
+    """Left singular vectors `[width, rank]` of `columns [width, R]` at its numerical rank."""
+    return frame(columns, cut)[0]
+
+
+def frame(columns: Tensor, cut: float = RANK_CUT) -> tuple[Tensor, Tensor]:
+    """`basis(columns)` and the coordinates of `columns` in it, `[rank, R]`, float64."""
     Q, R = qr(columns)
-    U, S, _ = torch.linalg.svd(R, full_matrices=False)
-    return Q @ U[:, S > cut * S.max()] if S.numel() else Q
+    U = svd(R, cut).U
+    return Q @ U, U.mT @ R
 
 
 class Cores(NamedTuple):
@@ -171,8 +176,9 @@ def cores(updates: LowRank, cut: float = RANK_CUT) -> Cores:
     frozen A, duplicates, an untrained B) leave no null direction in the core.
     """
     together = updates.concat()
-    U, V = basis(together.B, cut), basis(together.A.mT, cut)
-    core = [(U.mT @ u.B.double()) @ (u.A.double() @ V) for u in updates.unstack()]
+    U, left = frame(together.B, cut)
+    V, right = frame(together.A.mT, cut)
+    core = [left[:, block] @ right[:, block].mT for block in updates.blocks]
     return Cores(U, torch.stack(core), V)
 
 

@@ -25,6 +25,8 @@ ORDER = {"pretrained": -1, "individual": 1}
 class Report(Callback):
     """Hydra callback: counts the cells of a sweep and rebuilds its tables when it ends."""
 
+    failed = 0  # cells, in this process
+
     def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
         self._finish(config, Path(config.hydra.sweep.dir))
 
@@ -39,9 +41,9 @@ class Report(Callback):
         count = {k: [s for s in found if s["outcome"] == k] for k in OUTCOMES}
         print(f"\n{len(found)} cells: " + ", ".join(f"{len(count[k])} {k}" for k in OUTCOMES))
         for status in count["failed"]:
-            print(
-                f"  failed: {' '.join(status['overrides'])}: {status.get('reason', 'see its log')}"
-            )
+            reason = status.get("reason", "interrupted")
+            print(f"  failed: {' '.join(status['overrides'])}: {reason}")
+        Report.failed = len(count["failed"])
         print(f"tables: {results}/table.{{csv,md,tex}}   rows: {results}/rows/   "
               f"adapters: {config.paths.store}")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a sample of one task's data looks like to a model: gram, mean feature, diagonal Fisher.
+"""What a sample of one task's data looks like to a model: gram, mean feature, Fisher.
 
 Every function is `(model, batches, modules, /, *, options) -> {module: Tensor}`. `model` is in eval
 mode (forward hooks that add updates may be applied), `batches` yields dicts of tensors on its
@@ -13,13 +13,14 @@ If `torch.distributed` is initialised, sums and counts are added over the proces
 must then make the same call with its own share of the batches.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from osrm_exp.hooks import masked_inputs, model_inputs, traced
+from osrm_exp.gradients import check_reached, gradients
+from osrm_exp.hooks import masked_inputs, model_inputs
 
 Batches = Iterable[Mapping[str, Tensor]]
 
@@ -95,43 +96,59 @@ def fisher(
     Raises:
         ValueError: an unknown mode, labels that are needed and missing, a model in training mode.
     """
-    if mode not in ("exact", "empirical", "mergelm"):
-        raise ValueError(f"mode is {mode!r}: expected 'exact', 'empirical' or 'mergelm'")
+    _check_mode(mode, "exact", "empirical", "mergelm")
     _check_eval(model)
     sums: dict[str, Tensor] = {}
     examples = 0
     for batch in batches:
-        with traced(model, modules) as calls, torch.enable_grad():
-            logits = model(**model_inputs(batch)).logits.float()
-        if logits.dim() != 2:
-            raise ValueError(f"fisher needs logits [sample, label], got {list(logits.shape)}")
-        _check_reached(modules, calls)
-        outputs = [y for name in modules for _, y in calls[name]]
-        examples += len(logits)
-        for score in _scores(logits, batch.get("labels"), mode):
-            gradients = iter(torch.autograd.grad(score.sum(), outputs, retain_graph=True))
-            for name in modules:
-                pairs = [(next(gradients), x) for x, _ in calls[name]]
+        examples += len(batch["input_ids"])
+        for found in gradients(model, batch, modules, mode):
+            for name, pairs in found.items():
                 square = _squared_weight_gradient(pairs, together=mode == "mergelm").cpu()
                 sums[name] = sums[name].add_(square) if name in sums else square
-    _check_reached(modules, dict.fromkeys(sums, True))
+    check_reached(modules, dict.fromkeys(sums, True))
     return {name: _reduced(sums[name], examples, model).float() for name in modules}
 
 
-def _scores(logits: Tensor, labels: Tensor | None, mode: str) -> Iterator[Tensor]:
-    """Scalars `[sample]` whose squared gradients add up to the Fisher; their weight is inside."""
-    if labels is None and (mode == "empirical" or logits.shape[1] == 1):
-        raise ValueError("this Fisher needs `labels` in every batch (empirical, or regression)")
-    if logits.shape[1] == 1:
-        error = (logits[:, 0] - labels.float()) ** 2
-        yield error / len(error) if mode == "mergelm" else error
-        return
-    log_p = logits.log_softmax(-1)
-    if mode == "empirical":
-        yield log_p.gather(1, labels[:, None])[:, 0]
-        return
-    weighted = log_p.detach().exp().sqrt() * log_p
-    yield from [weighted.sum(-1)] if mode == "mergelm" else weighted.unbind(-1)
+def output_gram(
+    model: nn.Module,
+    batches: Batches,
+    modules: Sequence[str],
+    /,
+    *,
+    mode: str,
+    include_padding: bool,
+) -> dict[str, Tensor]:
+    """Uncentred second moment `[out, out]` of the gradients at each module's outputs, float64.
+
+    The output half of a Kronecker-factored Fisher, `gram` at token level being the input half. A
+    row is a real token, its gradient that of its example's `log p(y | x)`: with the label y
+    (`empirical`), or in expectation over the model's own labels (`exact`). A regression head has
+    the gradient of the squared error instead. MaTS, Tam et al., TMLR 2024, arXiv 2312.04339.
+
+    Raises:
+        ValueError: an unknown mode, labels that are needed and missing, a model in training mode.
+    """
+    _check_mode(mode, "exact", "empirical")
+    _check_eval(model)
+    sums: dict[str, Tensor] = {}
+    counts = dict.fromkeys(modules, 0)
+    for batch in batches:
+        masks: dict[str, list[Tensor]] = {name: [] for name in modules}
+
+        def see(name: str, _: Tensor, mask: Tensor, masks=masks) -> None:
+            masks[name].append(torch.ones_like(mask) if include_padding else mask)
+            counts[name] += int(masks[name][-1].sum())
+
+        with masked_inputs(model, modules, batch, see):
+            for found in gradients(model, batch, modules, mode):
+                for name, pairs in found.items():
+                    rows = [g.reshape(*m.shape, -1)[m] for (g, _), m in zip(pairs, masks[name])]
+                    rows = torch.cat(rows).double()
+                    square = (rows.mT @ rows).cpu()
+                    sums[name] = sums[name].add_(square) if name in sums else square
+    check_reached(modules, dict.fromkeys(sums, True))
+    return {name: _reduced(sums[name], counts[name], model) for name in modules}
 
 
 def _squared_weight_gradient(pairs: list[tuple[Tensor, Tensor]], *, together: bool) -> Tensor:
@@ -195,7 +212,7 @@ def _average(
         with masked_inputs(model, modules, batch, see):
             model(**model_inputs(batch))
     seen.clear()
-    _check_reached(modules, leader)
+    check_reached(modules, leader)
     averages = {name: _reduced(total, counts[name], model) for name, total in sums.items()}
     return {name: averages[leader[name]] for name in modules}
 
@@ -208,14 +225,14 @@ def _sample_means(x: Tensor, mask: Tensor) -> Tensor:
     return total / mask.sum(1, keepdim=True)
 
 
+def _check_mode(mode: str, *known: str) -> None:
+    if mode not in known:
+        raise ValueError(f"mode is {mode!r}: expected {' or '.join(map(repr, known))}")
+
+
 def _check_eval(model: nn.Module) -> None:
     if model.training:
         raise ValueError("the model is in training mode, dropout would change it: call .eval()")
-
-
-def _check_reached(modules: Sequence[str], reached: Mapping) -> None:
-    if missing := [name for name in modules if not reached.get(name)]:
-        raise ValueError(f"no batch reached {missing[0]} ({len(missing)} modules): no statistics")
 
 
 def _reduced(total: Tensor, count: int, model: nn.Module) -> Tensor:

@@ -16,6 +16,7 @@ from osrm_exp.lora import RANK_CUT, Cores, LowRank, Update, cores
 from osrm_exp.merging.elementwise import ties
 from osrm_exp.merging.linear import task_arithmetic
 from osrm_exp.merging.spaces import Lazy, Merged
+from osrm_exp.merging.triplets import trained
 
 
 def compressed(rule: Callable[..., Merged]) -> Callable[..., Mapping[str, Update]]:
@@ -63,9 +64,8 @@ def compress(stack: LowRank, rank: int | None, beta: float, sweeps: int, tol: fl
     """
     full = cores(stack)
     norms = full.core.flatten(1).norm(dim=1)
-    alive = norms > RANK_CUT * norms.max()  # an untrained adapter must not be blown up
-    level = norms[alive].mean() if alive.any() else 0.0
-    scale = torch.where(alive, beta + (1 - beta) * level / norms, 1)
+    own = trained(norms, RANK_CUT)  # an untrained adapter must not be blown up
+    scale = torch.where(own, beta + (1 - beta) * norms[own].sum() / own.sum() / norms, 1)
     width = min(max(stack.ranks) if rank is None else rank, *full.core.shape[1:])
     U, V = subspaces(full.core * scale[:, None, None], width, sweeps, tol)
     return Cores(full.U @ U, U.mT @ full.core @ V, full.V @ V)

@@ -17,7 +17,7 @@ from osrm_exp.merging.geometry import inner_products, row_products
 from osrm_exp.merging.selection import trim_threshold
 from osrm_exp.merging.spaces import Lazy
 from osrm_exp.merging.streams import stream
-from osrm_exp.merging.triplets import head, triplets
+from osrm_exp.merging.triplets import head, trained, triplets
 
 
 def doge_ta(
@@ -91,7 +91,7 @@ def _doge(
 def balancing(stack: LowRank, eta: float) -> Tensor:
     """`eta / ||delta_t||`, `[task]`; 0 for a delta that is zero, or rounding beside the others."""
     norms = inner_products(stack).diagonal().clamp(min=0).sqrt()
-    return torch.where(norms > RANK_CUT * norms.max(), eta / norms, 0)
+    return torch.where(trained(norms, RANK_CUT), eta / norms, 0)
 
 
 def shared_space(stack: LowRank, subspace: int) -> Tensor:

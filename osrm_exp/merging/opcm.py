@@ -9,7 +9,7 @@ from torch import Tensor
 
 from osrm_exp.lora import RANK_CUT, Update, svd
 from osrm_exp.merging.spaces import Merged, Stacks, in_space
-from osrm_exp.merging.triplets import coordinates, dense
+from osrm_exp.merging.triplets import coordinates, dense, trained
 
 
 @in_space
@@ -39,7 +39,7 @@ def in_turn(
     """The merge of all tasks, `[m, n]` a module, in the coordinates of `tasks`."""
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha is {alpha}: expected a share of the spectrum in [0, 1)")
-    deltas = {module: dense(each) for module, each in tasks.items()}
+    deltas = {module: trained_only(dense(each), cut) for module, each in tasks.items()}
     norms = sum(delta.flatten(1).norm(dim=1) ** 2 for delta in deltas.values()).sqrt()
     order = list(range(len(norms)))
     if seed is not None:
@@ -55,6 +55,11 @@ def in_turn(
         shrunk = norm / mean if norm and mean else 1.0  # all tasks so far were zero
         merged = {module: W / shrunk for module, W in merged.items()}
     return merged
+
+
+def trained_only(deltas: Tensor, cut: float) -> Tensor:
+    """`deltas [task, m, n]` without what is rounding, so that no merge starts from rounding."""
+    return deltas * trained(deltas.flatten(1).norm(dim=1), cut)[:, None, None]
 
 
 def undisturbing(delta: Tensor, W: Tensor, alpha: float, cut: float) -> Tensor:

@@ -78,7 +78,7 @@ def knots(updates: Mapping[str, LowRank]) -> Coordinates:
 def _left_singular(update: LowRank) -> Tensor:
     """Left singular vectors `[out, k]` of all tasks' deltas side by side, from `[B_t L_t]` with
     `A_t = L_t Q_t.T`, which has the same singular values."""
-    columns = [u.B.double() @ torch.linalg.qr(u.A.double().mT).R.mT for u in update.unstack()]
+    columns = [u.B.double() @ lora.qr(u.A.mT)[1].mT for u in update.unstack()]
     return lora.basis(torch.cat(columns, dim=1))
 
 

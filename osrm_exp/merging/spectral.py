@@ -25,6 +25,7 @@ from osrm_exp.merging.triplets import (
     like,
     rotated,
     total,
+    trained,
     triplets,
     without,
 )
@@ -82,24 +83,23 @@ def iso_cts_fixed_rank(
 
 
 @in_space
-def tsv(stacks: Stacks, *, components: int | str | None, isotropic: bool, scaling: float) -> Merged:
+def tsv(stacks: Stacks, *, components: int | None, isotropic: bool, scaling: float) -> Merged:
     """`scaling * P(U) diag(S) P(V).T`: all tasks' singular triplets, decorrelated on both sides.
 
     `U = [U_1 … U_T]`, V alike, `P` the polar factor. TSV-Merge, Gargiulo et al., CVPR 2025,
     arXiv 2412.00081, alg. 1, limited to the tasks' ranks.
 
     Args:
-        components: triplets of a task, null for its numerical rank, `share` for the published
-            `min(m, n) / T` of the space's coordinates; the rank is never exceeded.
+        components: leading triplets of every task, null for all up to its numerical rank.
         isotropic: the result's singular values become their mean (TSV + Iso of Core Space).
     """
 
-    def rule(tasks: list[Update], size: int) -> Tensor:
-        count = max(1, size // len(tasks)) if components == "share" else components
-        merged = decorrelated([head(part, count) for part in triplets(tasks, RANK_CUT)], RANK_CUT)
+    def rule(tasks: list[Update]) -> Tensor:
+        parts = [head(part, components) for part in triplets(tasks, RANK_CUT)]
+        merged = decorrelated(parts, RANK_CUT)
         return flat(merged, RANK_CUT).delta if isotropic else merged
 
-    return {m: rotated(s, rule, min(s.shape[-2:])) * scaling for m, s in stacks.items()}
+    return {module: rotated(stack, rule) * scaling for module, stack in stacks.items()}
 
 
 @in_space
@@ -130,14 +130,13 @@ def common_and_own(
     """
     deltas = dense(tasks)
     norms = deltas.flatten(1).norm(dim=1)
-    floor = cut * norms.max().item()
-    tasks = [task for task, norm in zip(tasks, norms.tolist()) if norm > floor]
+    tasks = [task for task, has in zip(tasks, trained(norms, cut).tolist()) if has]
     if not tasks:
         return torch.zeros_like(deltas[0])
     common, own = share(min(deltas.shape[1:]), len(tasks))
     parts = [head(svd(deltas.sum(0), cut), common)]
     for task in tasks:
-        remainder = above(svd(without(parts[0].U, task), cut=0), floor)
+        remainder = above(svd(without(parts[0].U, task), cut=0), cut * norms.max().item())
         parts.append(head(remainder, own))
     mean = torch.cat([part.S for part in parts]).mean()
     return decorrelated([SVD(U, torch.full_like(S, mean), Vh) for U, S, Vh in parts], cut)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from osrm_exp.lora import LowRank
 from osrm_exp.merging.spaces import Lazy, Stacks
 
-BLOCK = 2**19  # numbers in a block: small enough for a core's cache, large enough for its threads
+BLOCK = 2**20  # numbers in a block: small enough for a cache, large enough for threads
 Measure = TypeVar("Measure")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import SVD, Cores, LowRank, Update, basis, qr, svd
+from osrm_exp.lora import SVD, Cores, LowRank, Update, frame, svd
 
 
 def coordinates(
@@ -26,16 +26,9 @@ def coordinates(
     if isinstance(stack, Tensor):
         return list(stack.double()), lambda merged: merged.to(stack.dtype)
     together = stack.concat()
-    Q_B, R_B = qr(together.B)
-    Q_A, R_A = qr(together.A.mT)
-    U, V = basis(R_B), basis(R_A)
-    left, right = U.mT @ R_B, V.mT @ R_A  # [p, R], [q, R]
+    (U, left), (V, right) = frame(together.B), frame(together.A.mT)
     tasks = [LowRank(right[:, block].mT, left[:, block]) for block in stack.blocks]
-
-    def lift(core: Tensor) -> LowRank:
-        return Cores(Q_B @ U, core, Q_A @ V).lift(core).to(stack.A.dtype)
-
-    return tasks, lift
+    return tasks, lambda core: Cores(U, core, V).lift(core).to(stack.A.dtype)
 
 
 def rotated(stack: LowRank | Tensor, rule: Callable[..., Tensor], *settings) -> LowRank | Tensor:
@@ -52,6 +45,11 @@ def triplets(tasks: Sequence[Update], cut: float) -> list[SVD]:
     parts = [svd(task, cut=0) for task in tasks]
     floor = cut * max((part.S[0].item() for part in parts if len(part.S)), default=0.0)
     return [above(part, floor) for part in parts]
+
+
+def trained(norms: Tensor, cut: float) -> Tensor:
+    """Which tasks' deltas, of these norms, are more than rounding beside the others, `[task]`."""
+    return norms > cut * norms.max()
 
 
 def above(part: SVD, floor: float) -> SVD:

@@ -30,19 +30,39 @@ GAUGE_DEPENDENT = {
 }
 # Published dense forms that give weight to null vectors, which are arbitrary: kept to be compared.
 ILL_POSED = {"iso_c_dense", "iso_cts_dense", "opcm_dense"}
+# Published forms whose null directions are arbitrary: no law on perturbed inputs can hold.
+ILL_POSED = {"iso_c_dense", "iso_cts_dense", "opcm_dense", "tsv_dense"}
 # With neutral settings T equal adapters give that adapter.
 IDEMPOTENT = {
     "average",
+    "cart",
     "core_balanced_ties",
+    "core_cart",
     "core_ties",
+    "ctm_ties",
+    "dare_ties",
+    "della",
     "emr",
+    "fisher",
+    "fisher_empirical",
+    "fisher_mergelm",
     "individual",
+    "karcher",
     "knots_ties",
+    "lm_cocktail",
     "magmax",
+    "model_stock",
+    "model_stock_filterwise",
     "peft_dense_ties",
+    "peft_ties",
+    "regmean",
+    "regmean_pp",
+    "slerp",
     "ties",
     "ties_mergekit",
     "ties_mergelm",
+    "tsv",
+    "wudi",
 }
 
 
@@ -148,6 +168,8 @@ def test_order_of_tasks_does_not_matter(name):
     if {"seed", "order"} & set(method(name).settings) or name in ORDERED:
         pytest.skip("says that it depends on the order")
     if name in ILL_POSED:
+        pytest.skip("is ill-posed")
+    if name in ILL_POSED:
         pytest.skip("has null vectors in its result")
     updates, order = adapters(tasks(name)), torch.tensor([2, 0, 1])
     given = statistics(name, updates)
@@ -186,7 +208,7 @@ def test_same_inputs_give_the_same_result(name):
 @pytest.mark.parametrize("name", sorted(IDEMPOTENT))
 def test_equal_adapters_give_that_adapter(name):
     one = adapters(ranks=(2,))
-    updates = {m: stack(u.unstack() * 3) for m, u in one.items()}
+    updates = {m: stack(u.unstack() * len(tasks(name))) for m, u in one.items()}
     result = merged(name, updates, **method(name).neutral)
     for module, update in one.items():
         delta = dense(result[module])
@@ -236,6 +258,8 @@ def test_a_task_that_does_not_adapt_a_module_is_a_task_of_zeros(name):
 @every
 def test_float32_is_close_to_float64(name):
     if name in ILL_POSED:
+        pytest.skip("is ill-posed")
+    if name in ILL_POSED:
         pytest.skip("has null vectors in its result")
     updates = adapters(tasks(name))
     single = {m: u.to(torch.float32) for m, u in updates.items()}
@@ -257,6 +281,8 @@ def test_a_low_rank_result_has_at_most_the_sum_of_the_ranks(name):
 def test_the_split_into_factors_does_not_matter(name):
     if name in GAUGE_DEPENDENT:
         pytest.skip(GAUGE_DEPENDENT[name])
+    if name in ILL_POSED:
+        pytest.skip("is ill-posed")
     if method(name).space == "factors":
         pytest.skip("acts on the factors")
     if name in ILL_POSED:

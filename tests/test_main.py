@@ -1,0 +1,137 @@
+"""The command line itself: sweep, resume, skip, kill, and what a user reads when it goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from osrm_exp.results import read_rows
+
+TINY = [
+    "dataset=glue", "dataset.only=[cola,sst2]", "tuning.epochs=1", "tuning.batch_size=16",
+    "tuning.max_length=32", "tuning.lora.r=2", "protocol.holdout=0.2", "model=roberta_large",
+]  # fmt: skip
+
+
+@pytest.fixture
+def command(checkpoints, suite, tmp_path):
+    paths = [f"model.path={checkpoints['roberta']}", f"dataset.path={suite}"]
+    paths += [f"paths.{k}={tmp_path / k}" for k in ("store", "results", "logs")]
+    return [sys.executable, "-m", "osrm_exp", *TINY, *paths]
+
+
+def run(command, *overrides, **options):
+    return subprocess.run(
+        [*command, *overrides], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def test_a_sweep_is_run_once_and_then_skipped(command, tmp_path):
+    sweep = ("merge=average,individual", "init=gaussian", "-m")
+    first = run(command, *sweep)
+    assert first.returncode == 0, first.stderr
+    assert "2 finished, 0 skipped, 0 failed" in first.stdout
+    assert first.stdout.strip().splitlines()[-1].startswith("tables: ")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "results" / "rows").iterdir()}
+    second = run(command, *sweep)
+    assert "0 finished, 2 skipped, 0 failed" in second.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "results" / "rows").iterdir()}
+
+
+def test_a_killed_run_is_finished_by_the_same_command(command, tmp_path):
+    slow = (*command, "merge=average", "tuning.epochs=30")
+    process = subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    adapters = tmp_path / "store" / "FineTune"
+    deadline = time.monotonic() + 120
+    while not list(adapters.glob("[!.]*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = list(adapters.glob("[!.]*"))
+    assert len(done) == 1 and not (tmp_path / "results" / "rows").exists()
+    made = done[0].stat().st_mtime_ns
+    again = run(slow)
+    assert again.returncode == 0, again.stderr
+    assert done[0].stat().st_mtime_ns == made
+    assert len(list(adapters.glob("[!.]*"))) == 2 and not list(adapters.glob(".*.scratch"))
+    assert set(read_rows(tmp_path / "results").task) == {"cola", "sst2"}
+
+
+def test_ctrl_c_is_one_sentence_and_leaves_nothing_half_done(command, tmp_path):
+    process = subprocess.Popen(
+        [*command, "merge=average", "tuning.epochs=2000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("store/FineTune/.*.scratch")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; the same command continues" in errors and "Traceback" not in errors
+    assert not list(tmp_path.glob("store/FineTune/.*.scratch"))
+    assert not list(tmp_path.glob("results/rows/*"))
+
+
+def test_one_failed_cell_hides_no_other(command, tmp_path):
+    swept = run(command, "merge=average", "tuning.lora.r=64,2", "-m")
+    assert swept.returncode == 1
+    assert "1 finished, 0 skipped, 1 failed" in swept.stdout
+    assert "tuning.lora.r=64 is above the width" in swept.stdout
+    assert len(list((tmp_path / "results" / "rows").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("merge.lambda=1", "Could not override 'merge.lambda'"),
+        ("merge=tise", "Could not find 'merge/tise'"),
+        ("tuning.lr=fast", "tuning.lr"),
+        ("model.path=/nowhere/at/all", "model.path=/nowhere/at/all is not a folder"),
+    ],
+)
+def test_a_typing_error_is_answered_in_one_sentence(command, override, sentence):
+    answer = run(command, override)
+    assert answer.returncode == 1
+    said = answer.stdout + answer.stderr
+    assert sentence in said and "Traceback" not in said
+    assert len(answer.stderr.splitlines()) <= 4
+
+
+def test_a_hub_out_of_reach_names_what_was_tried_and_what_helps(command):
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
+    for option in ("model.path=FacebookAI/roberta-large", "dataset.path=nyu-mll/glue"):
+        answer = run(command, option, env=offline)
+        assert answer.returncode == 1
+        said = answer.stdout + answer.stderr
+        assert "model.path=DIR" in said and "dataset.path=DIR" in said
+        assert option.split("=")[1] in said and "Traceback" not in said
+
+
+def test_wandb_gets_one_finished_run_a_cell_without_an_account(command, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    swept = run(command, "logger=wandb", "merge=average,pretrained", "-m", env=environment)
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    runs = list((tmp_path / "logs" / "wandb").glob("wandb/offline-run-*"))
+    assert len(runs) == 2
+
+
+def test_tensorboard_writes_events(command, tmp_path):
+    pytest.importorskip("tensorboard")
+    assert run(command, "logger=tensorboard", "merge=average").returncode == 0
+    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_rows_say_all_that_a_table_needs(command, tmp_path):
+    assert run(command, "merge=ties", "search=grid").returncode == 0
+    rows = read_rows(tmp_path / "results")
+    named = """experiment model dataset tuning init merge space settings protocol tuned_on seed task
+    split metric value headline degenerate output adapters versions seconds"""
+    assert set(named.split()) <= set(rows.columns)
+    assert rows.groupby("task").headline.sum().tolist() == [1, 1]
+    json.dumps(rows.to_dict("records"))

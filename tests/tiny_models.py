@@ -1,0 +1,62 @@
+"""Two-layer models of every family, in memory, and batches of known lengths."""
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5ForSequenceClassification,
+)
+
+FAMILIES = ("roberta", "t5", "llama")
+PAD, EOS = 1, 2
+IDS = {"vocab_size": 50, "pad_token_id": PAD, "eos_token_id": EOS}
+ATTENTION = {"query", "key", "value", "q", "k", "v", "q_proj", "k_proj", "v_proj"}
+
+
+def model(family: str, labels: int = 3, seed: int = 0) -> nn.Module:
+    """A model with random weights, width 16, in eval mode; llama has grouped queries."""
+    torch.manual_seed(seed)
+    sizes = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32, **IDS}
+    t5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, **IDS}
+    net = {
+        "roberta": lambda: RobertaForSequenceClassification(
+            RobertaConfig(
+                **sizes, num_attention_heads=2, max_position_embeddings=40, num_labels=labels
+            )
+        ),
+        "t5": lambda: T5ForSequenceClassification(
+            T5Config(**t5, decoder_start_token_id=PAD, num_labels=labels)
+        ),
+        "t5_text": lambda: T5ForConditionalGeneration(T5Config(**t5, decoder_start_token_id=PAD)),
+        "llama": lambda: LlamaForSequenceClassification(
+            LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, num_labels=labels)
+        ),
+    }[family]()
+    for parameter in net.parameters():  # far from linear, so that every token matters
+        parameter.requires_grad_(False).mul_(5 if parameter.dim() > 1 else 1)
+    return net.eval()
+
+
+def attention(net: nn.Module) -> list[str]:
+    """Names of all query, key and value modules."""
+    return [name for name, _ in net.named_modules() if name.rpartition(".")[2] in ATTENTION]
+
+
+def batch(lengths: list[int], width: int, seed: int = 0) -> dict[str, Tensor]:
+    """Right-padded samples of random tokens that end in `EOS`, with class labels."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.full((len(lengths), width), PAD)
+    for row, length in zip(ids, lengths):
+        row[:length] = torch.randint(3, 50, (length,), generator=generator)
+        row[length - 1] = EOS
+    labels = torch.arange(len(lengths)) % 3
+    return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": labels}
+
+
+def rows_of(batch: dict[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    return {key: value[rows] for key, value in batch.items()}
