@@ -4,8 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 from golden import dense, distance, load
-from synthetic import adapters
-from test_spectral import changed
+from synthetic import adapters, changed
 
 from osrm_exp.lora import LowRank
 from osrm_exp.merging import ctm_ta, ctm_ties

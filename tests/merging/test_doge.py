@@ -3,8 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 from golden import distance, load
-from synthetic import adapters
-from test_spectral import changed
+from synthetic import adapters, changed
 
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.merging import doge_ta, doge_ta_sgd

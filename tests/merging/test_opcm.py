@@ -1,8 +1,7 @@
 import pytest
 import torch
 from golden import dense, distance, load
-from synthetic import adapters
-from test_spectral import changed, orthogonal
+from synthetic import adapters, changed, orthogonal
 
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.merging import opcm, opcm_dense

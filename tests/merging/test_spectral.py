@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from golden import dense, distance, load
-from synthetic import SHAPES, adapters
+from synthetic import SHAPES, adapters, changed, orthogonal
 
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.merging import cart, iso_c, iso_cts, iso_cts_fixed_rank, tsv
@@ -28,28 +28,6 @@ EVERY = {
 }
 every = pytest.mark.parametrize("merge", EVERY.values(), ids=list(EVERY))
 dtypes = pytest.mark.parametrize("dtype", [F64, torch.float32])
-
-
-def changed(updates, change):
-    """The same stacks with `change(task, update)` for every task's update."""
-    return {
-        module: stack([change(t, u) for t, u in enumerate(update.unstack())])
-        for module, update in updates.items()
-    }
-
-
-def orthogonal(ranks=(2, 1, 3), shape=(9, 8)):
-    """Adapters whose row spaces and column spaces are orthogonal to each other."""
-    g = torch.Generator().manual_seed(0)
-    m, n = shape
-    Q_B, Q_A = (torch.linalg.qr(torch.randn(w, w, generator=g, dtype=F64)).Q for w in (m, n))
-    tasks, start = [], 0
-    for rank in ranks:
-        part = slice(start, start + rank)
-        mixed = torch.randn(rank, rank, generator=g, dtype=F64)
-        tasks.append(LowRank(Q_A[part], Q_B[:, part] @ mixed))
-        start += rank
-    return {"w": stack(tasks)}
 
 
 @dtypes

@@ -1,8 +1,7 @@
 import pytest
 import torch
 from golden import dense, distance, load
-from synthetic import adapters
-from test_spectral import changed, orthogonal
+from synthetic import adapters, changed, orthogonal
 
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.merging import wudi, wudi_adam
@@ -22,7 +21,6 @@ def loss(X, deltas):
 @pytest.mark.parametrize("name", ["wudi_closed", "wudi_closed_unequal"])
 def test_closed_form_golden(name, space, dtype):
     golden = load(name, dtype)
-    assert golden.hyperparameters["gram_rank"] >= sum(golden.ranks)
     golden.check(wudi(golden.updates, space=space, scaling=golden.hyperparameters["lambda"]))
 
 
