@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 ANGLE = 5e-7  # stop when the subspace is right up to this sine (Davis-Kahan, by its residual)
-ENERGY = 5e-3  # without a spectral gap: accept when the eigenvalues' sum is right up to this
+GAP = 1e-2  # neighbouring eigenvalues that differ by less leave the subspace a matter of taste:
+DETAIL = 3e-4  # then stop when the sum of the eigenvalues is right up to this
+ENERGY = 5e-3  # accept what did not converge when their sum is right up to this
 STEPS = 20
 KEEP = 8  # Ritz vectors, times count, in which the matrix itself has the last word
 PANEL = 256  # rows of the factor that a solve handles at once
@@ -87,7 +89,7 @@ def _krylov(
 
     Returns:
         The values `[count]`, vectors `[n, up to KEEP * count]`, and an estimate of how far the sum
-        of the values' `energy` still is from its limit; 0 if the subspace has converged.
+        of the values' `energy` still is from its limit.
     """
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(len(like), _block(count), generator=generator, dtype=like.dtype)
@@ -103,10 +105,14 @@ def _krylov(
         sums.append(energy(values[:count]).sum().item())
         block, R = _orthogonal(image - V @ cross, V)
         residual = (R @ Y[-block.shape[1] :, :count]).norm()
-        if residual <= ANGLE * (values[count - 1] - values[count]):
-            return values[:count], V @ Y[:, : KEEP * count], 0.0
+        gap, missing = values[count - 1] - values[count], _remainder(sums)
+        if residual <= ANGLE * gap:
+            missing = 0.0
+            break
+        if gap < GAP * values[count - 1] and missing <= DETAIL * abs(sums[-1]):
+            break
         V = torch.cat([V, block], 1)
-    return values[:count], V[:, : len(Y)] @ Y[:, : KEEP * count], _remainder(sums)
+    return values[:count], V[:, : len(Y)] @ Y[:, : KEEP * count], missing
 
 
 def _orthogonal(block: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,6 +126,8 @@ def _orthogonal(block: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 
 def _remainder(sums: list[float]) -> float:
     """How far a sequence that approaches its limit at a geometric rate still has to go."""
+    if len(sums) < 3:
+        return float("inf")
     before, last = abs(sums[-3] - sums[-2]), abs(sums[-2] - sums[-1])
     if last <= 1e-9 * abs(sums[-1]):
         return last  # at its limit, where the rate is rounding

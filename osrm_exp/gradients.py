@@ -1,4 +1,4 @@
-"""Gradients of a model's log likelihood at the outputs of its linear modules: what Fishers are of."""
+"""Gradients of a model's log likelihood at the outputs of its linear modules."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -108,21 +108,37 @@ class SVD(NamedTuple):
 
 
 def qr(columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Thin QR of `columns [width, R]` in float64, up to the signs of Q's columns.
+    """Thin QR of `columns [width, R]` in float64; R need not be triangular."""
+    X, T, R = orthonormal(columns)
+    return X @ T, R
 
-    Two passes of Cholesky, twice as fast as Householder and as accurate wherever they apply
-    (Yamamoto et al., ETNA 2015); wide or nearly dependent columns take Householder.
+
+def orthonormal(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`X [width, k]`, `T [k, k]`, `R [k, R]`: `X @ T` is orthonormal, `X @ T @ R` the columns.
+
+    A caller that goes on with `X @ (T @ small)` saves a pass over the width. One Cholesky of the
+    gram where it is well conditioned, else two (as accurate as Householder: Yamamoto et al., ETNA
+    2015), else Householder.
     """
     X = columns.double()
     if X.shape[0] > X.shape[1] > 0:
-        L, failed = torch.linalg.cholesky_ex(X.mT @ X)
-        Q = torch.linalg.solve_triangular(L, X.mT, upper=False)
-        gram = Q @ Q.mT
-        close = (gram - torch.eye(len(gram)).to(gram)).norm() < 0.1  # False where it overflowed
-        if not failed and close:
-            again = torch.linalg.cholesky(gram)
-            return torch.linalg.solve_triangular(again, Q, upper=False).mT, (L @ again).mT
-    return torch.linalg.qr(X)
+        gram = X.mT @ X
+        L, failed = torch.linalg.cholesky_ex(gram)
+        if not failed and L.isfinite().all():
+            values = torch.linalg.eigvalsh(gram)
+            if values[-1] < 100 * values[0]:  # the digits that the gram's condition costs
+                return X, _inverse(L).mT, L.mT
+            Q = torch.linalg.solve_triangular(L, X.mT, upper=False).mT
+            gram = Q.mT @ Q
+            if (gram - torch.eye(len(gram)).to(gram)).norm() < 0.1:
+                again = torch.linalg.cholesky(gram)
+                return Q, _inverse(again).mT, (L @ again).mT
+    Q, R = torch.linalg.qr(X)
+    return Q, torch.eye(Q.shape[1]).to(Q), R
+
+
+def _inverse(L: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(L, torch.eye(len(L)).to(L), upper=False)
 
 
 def svd(update: Update, cut: float = RANK_CUT) -> SVD:
@@ -133,12 +149,11 @@ def svd(update: Update, cut: float = RANK_CUT) -> SVD:
     into any spectral rule.
     """
     if isinstance(update, LowRank):
-        Q_B, R_B = qr(update.B)
-        Q_A, R_A = qr(update.A.mT)
-        U, S, Vh = torch.linalg.svd(R_B @ R_A.mT, full_matrices=False)
-        U, Vh = Q_B @ U, Vh @ Q_A.mT
-    else:
-        U, S, Vh = torch.linalg.svd(update.double(), full_matrices=False)
+        X_B, T_B, R_B = orthonormal(update.B)
+        X_A, T_A, R_A = orthonormal(update.A.mT)
+        U, S, Vh = svd(R_B @ R_A.mT, cut)
+        return SVD(X_B @ (T_B @ U), S, (Vh @ T_A.mT) @ X_A.mT)
+    U, S, Vh = torch.linalg.svd(update.double(), full_matrices=False)
     keep = S > cut * S.max() if S.numel() else S.bool()
     return SVD(U[:, keep], S[keep], Vh[keep])
 
@@ -150,9 +165,9 @@ def basis(columns: Tensor, cut: float = RANK_CUT) -> Tensor:
 
 def frame(columns: Tensor, cut: float = RANK_CUT) -> tuple[Tensor, Tensor]:
     """`basis(columns)` and the coordinates of `columns` in it, `[rank, R]`, float64."""
-    Q, R = qr(columns)
+    X, T, R = orthonormal(columns)
     U = svd(R, cut).U
-    return Q @ U, U.mT @ R
+    return X @ (T @ U), U.mT @ R
 
 
 class Cores(NamedTuple):

@@ -119,10 +119,19 @@ def needed(fine_tune: FineTune) -> Iterator[Statistic]:
 
 def collect(
     cell: Cell, method: Method, fine_tunes: list[FineTune], workshop: Workshop
-) -> dict[str, Mapping[str, Tensor]]:
-    """The statistics that a merge declares, by keyword: `{module: [task, …]}`, read lazily."""
+) -> dict[str, Any]:
+    """The statistics that a merge declares, by keyword: `{module: [task, …]}`, read lazily.
+
+    What is asked `of: suite` is a function of the bench, and returns whatever the merge takes.
+    """
     found = {}
     for keyword, how in method.statistics.items():
+        if how["of"] == "suite":
+            adapters = [read_adapter(workshop.store.folder(f)) for f in fine_tunes]
+            options = {k: v for k, v in how.items() if k != "of"}
+            statistic_of = instantiate(options, _partial_=True)
+            found[keyword] = statistic_of(Bench(cell, adapters, workshop))
+            continue
         experts = fine_tunes if how["of"] == "expert" else [None] * len(fine_tunes)
         wanted = [statistic(cell, t, how, e) for t, e in zip(cell.tasks, experts)]
         folders = workshop.store.get_all(wanted, workshop)
@@ -242,6 +251,7 @@ def identity(cell: Cell, method: Method) -> dict[str, Any]:
         "tuning": cell.tuning.name, "init": cell.names["init"], "merge": cell.names["merge"],
         "space": method.space, "settings": method.settings, "protocol": cell.protocol.name,
         "seed": cell.seed, "cell": cell.digest, "line": cell.line, "setup": cell.setup,
+        "overrides": list(cell.overrides),
         "versions": {name: version(name) for name in packages},
     }  # fmt: skip
 

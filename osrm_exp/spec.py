@@ -141,6 +141,7 @@ class Cell(Spec):
     rank: PositiveInt | None
     seed: int
     names: dict[str, str] = Field(exclude=True)
+    overrides: tuple[str, ...] = Field(exclude=True)  # what composes this cell again
     version: int = 1
 
     @property
@@ -201,7 +202,7 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     fields = dict(
         experiment=config["experiment"], model=model, dataset=suite["name"], tasks=tasks,
         tuning=tuning, init=config["init"], merge=merge, search=search, protocol=protocol, rank=config["rank"],
-        seed=config["seed"], names=config["names"],
+        seed=config["seed"], names=config["names"], overrides=config["overrides"],
     )  # fmt: skip
     return build(Cell, fields, "cell")
 

@@ -5,9 +5,10 @@ mode (forward hooks that add updates may be applied), `batches` yields dicts of 
 device, `modules` names linear modules within it. All modules are served by one pass.
 
 Every result is normalised by its number of rows, so that a plain mean over tasks weighs tasks
-equally however much text they have. Accumulators live on the CPU: one `[in, in]` float64 matrix for
-every *distinct* input for `gram` (134 MB at width 4096), one `[out, in]` float32 for every module
-for `fisher`. What does not fit is collected in several passes over a part of `modules` each.
+equally however much text they have. Accumulators live on the CPU: one `[in, in]` float64 matrix
+for every *distinct* input for `gram` (134 MB at width 4096), for every module one `[out, out]` for
+`output_gram` and one `[out, in]` float32 for `fisher`. What does not fit is collected in several
+passes over a part of `modules` each.
 
 If `torch.distributed` is initialised, sums and counts are added over the processes: every process
 must then make the same call with its own share of the batches.

@@ -6,8 +6,19 @@
 `updates[module]` holds `A [task, rank, in]` and `B [task, out, rank]`. A result without a task axis
 is one merged model; with a leading task axis it is what each task runs with (EMR). A result is low
 rank wherever that is exact, else dense, and may be a lazy mapping that computes a module on access.
+
+What holds for all of them, and `tests/merging/test_laws.py` checks for every `conf/merge/*.yaml`:
+inputs are not modified; results have the dtype of the factors and repeat bit by bit; at its
+`neutral` settings a method returns a single adapter as it is; the order of tasks does not matter,
+but to a `seed` or an `order`; a task of rank 0 is a task of zeros; null directions of the factors
+have no say, and neither has their gauge, unless the method is one that acts on factors.
+
+A method is a *rule* on stacks `[task, m, n]` in a *space* (`spaces`: the deltas, the coordinates of
+KnOTS, cores, or A and B apart), or works on the factors itself. Elementwise rules read deltas as
+`streams` of row blocks and find their thresholds exactly by `selection`, in a few passes.
 """
 
+from osrm_exp.merging.api import merge as merge
 from osrm_exp.merging.competition import pcb as pcb
 from osrm_exp.merging.ctm import ctm_ta as ctm_ta
 from osrm_exp.merging.ctm import ctm_ties as ctm_ties

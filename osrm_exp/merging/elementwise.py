@@ -91,6 +91,7 @@ def magmax(stacks: Stacks, *, scaling: float) -> Merged:
     """Of every entry the largest in magnitude over the tasks. Marczak et al., arXiv 2407.06322."""
 
     def largest(_: str, block: Tensor) -> Tensor:
-        return block.gather(0, block.abs().argmax(0, keepdim=True))[0] * scaling
+        high, low = block.amax(0), block.amin(0)
+        return torch.where(high >= -low, high, low).mul_(scaling)
 
     return blockwise(streams(stacks), largest)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
 from osrm_exp.merging.spaces import Merged, Stacks, in_space
-from osrm_exp.merging.streams import Stream, blockwise, streams
+from osrm_exp.merging.streams import Stream, blockwise, per_group, streams
 
 
 @in_space
@@ -27,23 +25,28 @@ def emr(stacks: Stacks, *, rescaler: str) -> Merged:
         raise ValueError(f"rescaler {rescaler!r} is unknown: choose global or per_tensor_mean")
     parts = streams(stacks)
 
-    def norm(part: Stream, of: Tensor) -> Tensor:
-        return of.abs().sum((1, 2), dtype=torch.float64) / (
-            part.numel if rescaler != "global" else 1
-        )
+    means = rescaler == "per_tensor_mean"
+    scale = per_group(parts, "global", lambda group: _rescalers(group, means))
 
-    @functools.cache
-    def scale() -> Tensor:
-        own, masked = 0, 0
-        for part in parts.values():
-            for block in part.blocks():
-                own, masked = own + norm(part, block), masked + norm(part, _masked_unified(block))
-        return own / torch.where(masked > 0, masked, 1)
-
-    def rescaled(_: str, block: Tensor) -> Tensor:
-        return _masked_unified(block) * scale().to(block)[:, None, None]
+    def rescaled(module: str, block: Tensor) -> Tensor:
+        return _masked_unified(block) * scale(module).to(block)[:, None, None]
 
     return blockwise(parts, rescaled)
+
+
+def _rescalers(group: list[Stream], means: bool) -> Tensor:
+    """`lambda_t [task]`, 1 where a task's masked update is zero."""
+    own, masked = 0, 0
+    for part in group:
+        count = part.numel if means else 1
+        for block in part.blocks():
+            own += _norm(block) / count
+            masked += _norm(_masked_unified(block)) / count
+    return torch.where(masked > 0, own / masked, 1)
+
+
+def _norm(block: Tensor) -> Tensor:
+    return block.abs().sum((1, 2), dtype=torch.float64)
 
 
 def _masked_unified(block: Tensor) -> Tensor:

@@ -60,14 +60,15 @@ def knots(updates: Mapping[str, LowRank]) -> Coordinates:
     al., ICLR 2025, arXiv 2410.19735, eq. 3; its code drops singular values below 1e-5, this one
     those below a share of the largest.
     """
-    bases = {module: _left_singular(update) for module, update in updates.items()}
-    stacks = {
-        module: LowRank(u.A, _without_rounding(bases[module].mT @ u.B.double()).to(u.B), u.ranks)
-        for module, u in updates.items()
-    }
+    stacks, bases = {}, {}
+    for module, update in updates.items():
+        U = _left_singular(update)
+        coordinates = _without_rounding(U.mT @ update.B.double())
+        stacks[module] = LowRank(update.A, coordinates.to(update.B), update.ranks)
+        bases[module] = U.to(update.B)
 
     def lift(module: str, merged: LowRank | Tensor) -> LowRank:
-        U = bases[module].to(updates[module].B)
+        U = bases[module]
         if isinstance(merged, LowRank):
             return LowRank(merged.A, U @ merged.B)
         return LowRank(merged, U.expand(*merged.shape[:-2], *U.shape))

@@ -1,4 +1,7 @@
-"""Stacks read in blocks of rows, so that no more than one block of dense deltas is ever alive."""
+"""Stacks read in blocks of rows, so that no more than one block of dense deltas is ever alive.
+
+Everything here and in the rules that read streams works on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch import Generator, Tensor
 from osrm_exp.lora import LowRank
 from osrm_exp.merging.spaces import Lazy, Stacks
 
-BLOCK = 2**20  # numbers in a block: small enough for a cache, large enough for threads
+BLOCK = 2**21  # numbers in a block: few enough for a cache, many enough for threads
 Measure = TypeVar("Measure")
 
 

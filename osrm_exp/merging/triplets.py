@@ -78,8 +78,7 @@ def polar(columns: Tensor, cut: float) -> Tensor:
 def flat(update: Update, cut: float) -> LowRank:
     """The same singular vectors, all of the mean strength."""
     U, S, Vh = svd(update, cut)
-    root = (S.sum() / max(1, len(S))).sqrt()
-    return LowRank(root * Vh, U * root)
+    return LowRank(Vh, U * (S.sum() / max(1, len(S))))
 
 
 def without(U: Tensor, task: Update) -> Update:

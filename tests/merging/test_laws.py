@@ -12,7 +12,7 @@ from golden import dense, distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from synthetic import SHAPES, adapters
+from synthetic import SHAPES, adapters, changed
 from torch import Tensor
 
 from osrm_exp.lora import LowRank, Update, stack
@@ -121,14 +121,6 @@ def tasks(name: str) -> tuple[int, ...]:
     return (2, 2) if name in TWO_TASKS else (2, 2, 2)
 
 
-def changed(updates, change) -> dict[str, LowRank]:
-    """The same stacks with `change(task, update)` for every task's update."""
-    return {
-        module: stack([change(t, u) for t, u in enumerate(update.unstack())])
-        for module, update in updates.items()
-    }
-
-
 def apart(one: Mapping[str, Update], other: Mapping[str, Update]) -> float:
     """The largest distance of a module."""
     assert set(one) == set(other)
@@ -222,6 +214,14 @@ def test_unequal_ranks_are_merged_or_refused(name):
         is_finite(merged(name, updates), updates)
     except ValueError as error:
         one_sentence(error)
+
+
+@every
+def test_thirty_two_tasks_are_merged(name):
+    if name in TWO_TASKS:
+        pytest.skip("takes two tasks")
+    updates = adapters((1,) * 32)
+    is_finite(merged(name, updates), updates)
 
 
 @every

@@ -71,6 +71,19 @@ def test_tasks_that_share_no_entry_are_added(space):
     assert distance(merged, sum(u.delta for u in updates)) < 1e-9
 
 
+def test_cores_depend_on_the_split_into_factors_and_balanced_cores_do_not():
+    updates = adapters()
+    scaled = {
+        m: stack([LowRank(u.A / 3**t, u.B * 3**t) for t, u in enumerate(update.unstack())])
+        for m, update in updates.items()
+    }
+    own = UNTRIMMED | {"density": 0.4}
+    for space, moved in {"core": True, "core_balanced": False}.items():
+        one, other = (ties(given, space=space, **own)["layer0.q"] for given in (updates, scaled))
+        assert (distance(other, one) > 0.05) == moved
+        assert distance(other, one) > 0.05 or distance(other, one) < 1e-9
+
+
 def test_factors_of_unequal_ranks_are_refused():
     with pytest.raises(ValueError, match=r"ranks \(1, 2\).*choose the space"):
         average(adapters((1, 2)), space="factors")

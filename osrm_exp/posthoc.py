@@ -1,0 +1,70 @@
+"""Post-hoc OSRM: an adapter that is already trained, moved into the rows of a constrained `A`.
+
+Zhang & Zhou, ACL 2025, arXiv 2505.22934; `post_OSRM.py` of the released code.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from osrm_exp.adapter import read_adapter, write_adapter
+from osrm_exp.lora import LowRank
+
+
+def project(update: LowRank, A: Tensor, *, scaling: float) -> tuple[LowRank, float]:
+    """The part of a trained update that an `A [rank, in]` can carry.
+
+    `B = delta pinv(A)` is the least-squares fit of `B A` to `delta`; with orthonormal rows it is
+    `delta A^T`. An `A` unrelated to the training keeps about `rank / in` of the energy.
+
+    Args:
+        scaling: factor on the result. 1 is exact. The released code forgets that PEFT multiplies
+            the new factors by `alpha / rank` again: its 2 reproduces it.
+
+    Returns:
+        The projected update, and the share of `||delta||_F^2` that the projection keeps (whatever
+        `scaling` is; 1 for a zero update).
+    """
+    pinv = torch.linalg.pinv(A.double())
+    B = update.B.double() @ (update.A.double() @ pinv)  # [out, rank]
+    before, after = _energy(update.A, update.B), _energy(A, B)
+    kept = after / before if before > 0 else 1.0
+    return LowRank(A.to(update.A), (scaling * B).to(update.B)), kept
+
+
+def project_adapter(
+    source: Path | str,
+    target: Path | str,
+    osrm_state_dict: Mapping[str, Tensor],
+    *,
+    scaling: float,
+    keep_heads: bool,
+) -> dict[str, float]:
+    """`project` for a PEFT folder, written to another; returns the kept energy by module.
+
+    Args:
+        keep_heads: copy the trained heads. The released code loses them.
+
+    Raises:
+        ValueError: an adapted module without an `A`.
+    """
+    adapter = read_adapter(source)
+    if missing := sorted(adapter.updates.keys() - osrm_state_dict.keys()):
+        raise ValueError(f"no A for {missing[0]} ({len(missing)} modules) of {source}")
+    updates, kept = {}, {}
+    for name, update in adapter.updates.items():
+        updates[name], kept[name] = project(update, osrm_state_dict[name], scaling=scaling)
+    config = json.loads((Path(source) / "adapter_config.json").read_text())
+    keys = ["base_model_name_or_path", "task_type"] + ["modules_to_save"] * keep_heads
+    heads = adapter.heads if keep_heads else {}
+    write_adapter(target, updates, heads, **{key: config[key] for key in keys})
+    return kept
+
+
+def _energy(A: Tensor, B: Tensor) -> float:
+    """`||B A||_F^2` from the factors."""
+    A, B = A.double(), B.double()
+    return ((B.mT @ B) * (A @ A.mT)).sum().item()
