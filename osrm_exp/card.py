@@ -74,9 +74,11 @@ def _error(row: Mapping[str, Any]) -> str:
 def _scores(rows: Sequence[Mapping[str, Any]], rank: int | None) -> str:
     columns = ("task", "split", "metric", "value")
     table = {name: [row[name] for row in rows] for name in columns}
-    table["value"] = [f"{value:.4f}" for value in table["value"]]
+    table["value"] = [f"{r['value']:.4f}{'*' if r['degenerate'] else ''}" for r in rows]
     table["metric"] = [f"**{r['metric']}**" if r["headline"] else r["metric"] for r in rows]
     said = "Each task with its own head; the headline metric in bold."
+    if any(row["degenerate"] for row in rows):
+        said += " *: the model answers the same for every row (a correlation then counts as 0)."
     if rank is not None:
         said += " Measured before the truncation of this export."
     return f"{said}\n\n{_table(table)}"
@@ -99,7 +101,7 @@ def _use(cell: Cell, merged: bool, task: str | None) -> str:
         if not task else "",
         'net = PeftModel.from_pretrained(net, ".").eval()' if not merged else "",
     ]  # fmt: skip
-    return "\n".join(line for line in lines if line)
+    return "\n".join(line for line in lines if line).replace("\nnet =", "\n\nnet =", 1)
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:

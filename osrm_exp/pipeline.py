@@ -64,6 +64,11 @@ def check(cell: Cell) -> Method:
         ValueError: in one sentence, what is wrong and the way out.
     """
     method = Method.of(cell.merge)
+    for keyword, how in method.statistics.items():
+        if (of := how.get("of")) not in ("expert", "pretrained", "suite"):
+            raise ValueError(
+                f"merge.statistics.{keyword}.of is {of!r}: choose expert, pretrained or suite"
+            )
     if cell.init.get("_target_"):
         instantiate({k: v for k, v in cell.init.items() if k != "statistics"}, _partial_=True)
     for task in cell.tasks:

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from osrm_exp import export, pipeline
 from osrm_exp.artifacts import FineTune, Workshop
+from osrm_exp.card import card
 from osrm_exp.lora import LowRank
 from osrm_exp.model import applied, load_backbone, load_tokenizer, new_heads
 from osrm_exp.results import write_rows
@@ -122,15 +123,15 @@ def test_a_dense_result_becomes_an_adapter_by_truncation_alone(cell, shop, tmp_p
     net = base(chosen, 3, out / "heads" / "mnli.safetensors")
     close(logits(PeftModel.from_pretrained(net, out)), expected(chosen, rows, shop, 2, rank=3))
     assert json.loads((out / "adapter_config.json").read_text())["r"] == 3
-    card = (out / "README.md").read_text()
-    assert "truncated here" in card and "Measured before the truncation" in card
+    text = (out / "README.md").read_text()
+    assert "truncated here" in text and "Measured before the truncation" in text
     cut = cell("roberta", "merge=ties", "rank=3")
     rows = pipeline.run(cut, shop)
     same = export.export(cut, rows, tmp_path / "cell", shop, **PLAIN)
     first, second = (load_file(f / "adapter_model.safetensors") for f in (out, same))
     assert all(torch.allclose(first[k].abs(), second[k].abs(), atol=1e-6) for k in first)
-    card = (same / "README.md").read_text()
-    assert f"rank 3, relative error {rows[0]['truncation_error']:.2e}" in card
+    text = (same / "README.md").read_text()
+    assert f"rank 3, relative error {rows[0]['truncation_error']:.2e}" in text
 
 
 def test_unequal_ranks_are_written_as_patterns(cell, shop, tmp_path, monkeypatch):
@@ -191,7 +192,9 @@ def test_the_card_says_what_was_merged_how_and_how_well(cell, shop, tmp_path):
     for fact in [*facts, *rows[0]["adapters"], *(task.name for task in chosen.tasks)]:
         assert fact in text, fact
     for row in rows:
-        assert f"{row['value']:.4f}" in text and row["metric"] in text
+        assert f"{row['value']:.4f}{'*' * row['degenerate']} " in text and row["metric"] in text
+    flat = [{**row, "degenerate": True} for row in rows]
+    assert "answers the same for every row" in card(chosen, flat, error=None, **PLAIN)
 
 
 @pytest.mark.parametrize("family", ["roberta", "llama"])

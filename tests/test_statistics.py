@@ -286,6 +286,71 @@ def test_fisher_says_what_it_needs():
         )
 
 
+def reference_output_gram(net, data, modules, mode):
+    """By the definition: gradients of what is added to an output, one example at a time."""
+    rows = {m: [] for m in modules}
+    for row, length in enumerate(LENGTHS):
+        one = rows_of(data, slice(row, row + 1))
+        added, handles = {}, []
+
+        def add(m, y, added=added):
+            added[m] = torch.zeros_like(y, requires_grad=True)
+            return y + added[m]
+
+        for m in modules:
+            hook = lambda _, __, y, m=m, add=add: add(m, y)  # noqa: E731
+            handles.append(net.get_submodule(m).register_forward_hook(hook))
+        logits = net(one["input_ids"], one["attention_mask"]).logits
+        log_p = logits.log_softmax(-1)[0]
+        if logits.shape[1] == 1:
+            scores = [(1.0, (logits[0, 0] - one["labels"][0]) ** 2)]
+        elif mode == "empirical":
+            scores = [(1.0, log_p[one["labels"][0]])]
+        else:
+            scores = [(p.exp().item(), p) for p in log_p]
+        for weight, score in scores:
+            found = torch.autograd.grad(score, [added[m] for m in modules], retain_graph=True)
+            for m, g in zip(modules, found):
+                rows[m].append(weight**0.5 * g[0, :length].double())
+        for handle in handles:
+            handle.remove()
+    return {m: torch.cat(g).T @ torch.cat(g) / sum(LENGTHS) for m, g in rows.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mode, labels", [("exact", 3), ("empirical", 3), ("empirical", 1)])
+def test_output_gram_is_the_second_moment_of_the_real_tokens_gradients(family, mode, labels):
+    net, data = tiny_models.model(family, labels), batch(LENGTHS, 7)
+    modules = attention(net)
+    expected = reference_output_gram(net, data, modules, mode)
+    options = {"mode": mode, "include_padding": False}
+    found = statistics.output_gram(net, [data], modules, **options)
+    assert all(g.dtype == torch.float64 for g in found.values())
+    assert largest_difference(expected, found) < 1e-4
+    parts = [rows_of(data, slice(0, 3)), rows_of(data, slice(3, 4))]
+    assert largest_difference(found, statistics.output_gram(net, parts, modules, **options)) < 1e-4
+
+
+def test_padding_only_enlarges_the_count_of_an_output_gram_that_it_does_not_reach():
+    net, data = tiny_models.model("roberta"), batch(LENGTHS, 7)
+    modules = [m for m in attention(net) if m.endswith("query")]
+    one, other = (
+        statistics.output_gram(net, [data], modules, mode="exact", include_padding=padding)
+        for padding in (False, True)
+    )
+    for module in modules:
+        torch.testing.assert_close(other[module] * 28, one[module] * sum(LENGTHS))
+
+
+def test_output_gram_says_what_it_needs():
+    net, data = tiny_models.model("roberta"), batch(LENGTHS, 7)
+    with pytest.raises(ValueError, match="mode is 'mergelm': expected 'exact' or 'empirical'"):
+        statistics.output_gram(net, [data], attention(net), mode="mergelm", include_padding=False)
+    del data["labels"]
+    with pytest.raises(ValueError, match="needs `labels`"):
+        statistics.output_gram(net, [data], attention(net), mode="empirical", include_padding=False)
+
+
 def _collect(rank, store, queue):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
