@@ -162,7 +162,7 @@ class TaskDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.data.batches(self.select, 2 * self.batch_size), batch_size=None)
+        return DataLoader(self.data.batches(self.select, 4 * self.batch_size), batch_size=None)
 
 
 class LengthBuckets(Sampler[int]):

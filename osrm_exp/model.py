@@ -47,6 +47,7 @@ def load_backbone(
     net, found = _from(
         AutoModelForSequenceClassification, model, config=config, dtype=dtype,
         ignore_mismatched_sizes=True, output_loading_info=True,
+        attn_implementation=model.attention,
     )  # fmt: skip
     heads = heads_of(net, model)
     mismatched = {key[0] for key in found["mismatched_keys"]}

@@ -183,7 +183,7 @@ class Bench:
         tuning = cell.tuning
         self.net = _network(cell.model, tuning.precision)
         self.net.to("cpu" if workshop.trainer.get("accelerator") == "cpu" else _fastest())
-        self.batch_size = 2 * tuning.batch_size
+        self.batch_size = 4 * tuning.batch_size  # no gradients to keep
         self.data = data_of(cell)
         self.heads = [
             new_heads(cell.model, task.outputs, adapter.heads)

@@ -53,6 +53,7 @@ class Model(Spec):
     revision: str | None = Field(default=None, exclude=True)
     blocks: dict[str, str]
     heads: tuple[str, ...]
+    attention: Literal["sdpa", "eager"] = "sdpa"
     weights: str  # identity of the checkpoint, see `identity`
 
 
