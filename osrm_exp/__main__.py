@@ -79,7 +79,9 @@ def sentence(error: BaseException) -> str:
 
 def main() -> None:
     """Runs Hydra; what a user can mend is told in one sentence."""
-    sys.argv[1:] = sorted(sys.argv[1:], key=("-m", "--multirun").__contains__)  # Hydra wants -m last
+    sys.argv[1:] = sorted(
+        sys.argv[1:], key=("-m", "--multirun").__contains__
+    )  # Hydra wants -m last
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to us instead of printing frames
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:

@@ -36,6 +36,8 @@ from osrm_exp.module import LoraFineTuning
 from osrm_exp.spec import Model, Spec, Task, Tuning
 from osrm_exp.store import Store
 
+log = logging.getLogger("osrm_exp")
+
 
 @dataclass
 class Workshop:
@@ -157,13 +159,18 @@ class FineTune(Spec):
             for k, statistics in self.others.items()
         }
         starts = {}
-        for name, layer in module.lora_layers().items():
-            tensors = {k: found[name] for k, found in own.items()}
-            tensors |= {k: torch.stack([s[name] for s in found]) for k, found in others.items()}
-            who = "" if self.init.get("shared") else self.task.name
-            generator = torch.Generator().manual_seed(_seed(self.seed, who, name))
-            A = init(layer.in_features, self.tuning.lora.r, generator=generator, **tensors)
-            starts[name] = row_norm(A, self.init["row_norm"])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for name, layer in module.lora_layers().items():
+                tensors = {k: found[name] for k, found in own.items()}
+                tensors |= {k: torch.stack([s[name] for s in found]) for k, found in others.items()}
+                who = "" if self.init.get("shared") else self.task.name
+                generator = torch.Generator().manual_seed(_seed(self.seed, who, name))
+                A = init(layer.in_features, self.tuning.lora.r, generator=generator, **tensors)
+                starts[name] = row_norm(A, self.init["row_norm"])
+        if caught:
+            log.warning("%s, %d of %d modules: %s", self.task.name, len(caught), len(starts),
+                        caught[-1].message)  # fmt: skip
         return starts
 
     def _fit(self, module, initialize, folder: Path, workshop: Workshop) -> dict[str, Any]:

@@ -45,12 +45,13 @@ def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
     adapters = [read_adapter(folder) for folder in folders]
     statistics = collect(cell, method, fine_tunes, workshop)
     bench = Bench(cell, adapters, workshop)
-    method, tuned_on = tuned(cell, method, bench, statistics)
+    chosen, tuned_on = tuned(cell, method, bench, statistics)
+    method = method.with_(**chosen)
     merged = method(bench.updates, **statistics)
     merged, error = truncated(merged, cell.rank)
     found = bench.scores(merged, "validation")
     shared = {
-        **identity(cell, method), "tuned_on": tuned_on, "output": form(merged),
+        **identity(cell, method), "chosen": chosen, "tuned_on": tuned_on, "output": form(merged),
         "truncation_error": error, "adapters": [f.digest for f in fine_tunes],
         "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
@@ -160,10 +161,10 @@ class TaskStack(Mapping):
         return len(self.tasks[0])
 
 
-def tuned(cell: Cell, method: Method, bench: Bench, statistics: Mapping) -> tuple[Method, str]:
-    """The method at its best candidate, and the split that chose it."""
+def tuned(cell: Cell, method: Method, bench: Bench, statistics: Mapping) -> tuple[dict, str]:
+    """The settings of the best candidate, and the split that chose them."""
     if not (cell.search.get("_target_") and method.grid):
-        return method, "none"
+        return {}, "none"
 
     def score(candidate: dict[str, Any]) -> float:
         merged = method.with_(**candidate)(bench.updates, **statistics)
@@ -171,7 +172,7 @@ def tuned(cell: Cell, method: Method, bench: Bench, statistics: Mapping) -> tupl
         return sum(v[t.headline] for t, (v, _) in zip(cell.tasks, found)) / len(found)
 
     best, _ = instantiate(cell.search, _partial_=True)(method.grid, score)
-    return method.with_(**best), cell.protocol.select
+    return best, cell.protocol.select
 
 
 class Bench:

@@ -66,7 +66,7 @@ def lines(rows: pd.DataFrame) -> pd.DataFrame:
     rows["value"] *= 100
     rows["experts"] = rows.adapters.map(tuple)
     single = rows[rows["merge"] == "individual"].set_index(["setup", "experts", "task"]).value
-    single = single[~single.index.duplicated()]
+    single = single[~single.index.duplicated() & (single > 0)]  # no share of a task not learned
     keys = zip(rows.setup, rows.experts, rows.task)
     rows["kept"] = [100 * v / single.get(k, float("nan")) for v, k in zip(rows.value, keys)]
     suite = rows.groupby("setup").task.unique()
@@ -79,9 +79,12 @@ def _grouped(rows: pd.DataFrame):
 
 def _line(group: pd.DataFrame, suite) -> dict:
     first = group.iloc[0]
-    settings = [_settings(s) for s in group.drop_duplicates("cell").settings]
+    cells = group.drop_duplicates("cell")
+    settings = [_settings(s) for s in cells.settings]
+    chosen = [_settings(c) for c in cells.chosen]
     line = {key: first[key] for key in [*SETUP, "init", "merge", "space"]}
     line |= {"settings": " | ".join(dict.fromkeys(settings)), "tuned on": first.tuned_on}
+    line["chosen"] = " | ".join(dict.fromkeys(chosen))
     line |= {"output": first.output, "seeds": group.seed.nunique()}
     for task in suite:
         cell = group[group.task == task]
@@ -108,6 +111,11 @@ def shown(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         ["setup", "order", "merge", "init"], kind="stable"
     )
     table = table.drop(columns="order").reset_index(drop=True)
+    telling = {name: _telling(group) for name, group in table.groupby("merge")}
+    table["settings"] = [
+        line.chosen if telling[line["merge"]] else line.settings for _, line in table.iterrows()
+    ]
+    table = table.drop(columns="chosen")
     notes = [f"{key}: {table[key].iloc[0]}" for key in SETUP if table[key].nunique() == 1]
     keep = [c for c in table if c not in SETUP or table[c].nunique() > 1]
     if (table.seeds == 1).all():
@@ -117,6 +125,15 @@ def shown(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         if isinstance(table[column].iloc[0], tuple):
             text[column] = table[column].map(_cell)
     return text, notes
+
+
+def _telling(lines: pd.DataFrame) -> bool:
+    """Whether what a search chose tells the lines of one method apart: the rest is alike."""
+    rest = {
+        " ".join(s for s in settings.split() if s not in chosen.split())
+        for settings, chosen in zip(lines.settings, lines.chosen)
+    }
+    return len(rest) == 1 and lines.chosen.ne("").all()
 
 
 def _cell(value) -> str:
@@ -153,7 +170,9 @@ def write_tables(results: Path | str) -> str:
             parts = table[column].map(lambda v: v if isinstance(v, tuple) else (None, None))
             flat[column], flat[f"{column} std"] = parts.str[0], parts.str[1]
     flat.to_csv(results / "table.csv", index=False, float_format="%.4f")
-    (results / "table.md").write_text(text.to_markdown(index=False, disable_numparse=True) + f"\n\n{foot}\n")
+    (results / "table.md").write_text(
+        text.to_markdown(index=False, disable_numparse=True) + f"\n\n{foot}\n"
+    )
     (results / "table.tex").write_text(latex(table, text, foot))
     return text.to_string(index=False) + f"\n\n{foot}"
 

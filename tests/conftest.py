@@ -53,9 +53,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     nets = {
         "bert": lambda: BertForSequenceClassification(BertConfig(**size, **encoder)),
         "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**size, **encoder)),
-        "t5": lambda: T5ForSequenceClassification(
-            T5Config(**size, **t5, decoder_start_token_id=0)
-        ),
+        "t5": lambda: T5ForSequenceClassification(T5Config(**size, **t5, decoder_start_token_id=0)),
         "llama": lambda: LlamaForSequenceClassification(
             LlamaConfig(**{**size, "pad_token_id": None}, **llama)
         ),
@@ -68,9 +66,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 
 
 def _tokenizer(vocabulary: list[str], padded: bool) -> PreTrainedTokenizerFast:
-    inner = Tokenizer(
-        models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>")
-    )
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A <s> $B </s>", special_tokens=[("</s>", 1), ("<s>", 3)]
@@ -144,6 +140,4 @@ def cell(configured):
 
 @pytest.fixture
 def workshop(tmp_path) -> Workshop:
-    return Workshop(
-        Store(tmp_path / "store"), {"accelerator": "cpu", "devices": 1}, progress=False
-    )
+    return Workshop(Store(tmp_path / "store"), {"accelerator": "cpu", "devices": 1}, progress=False)

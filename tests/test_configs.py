@@ -23,7 +23,9 @@ def test_an_experiment_composes_with_every_choice_of_its_sweep(name):
         points = [[f"{k}={v}" for v in str(values).split(",")] for k, values in params.items()]
         for axis in points:
             for choice in axis:
-                config = compose("config", [f"+experiment={name}", choice], return_hydra_config=True)
+                config = compose(
+                    "config", [f"+experiment={name}", choice], return_hydra_config=True
+                )
                 HydraConfig.instance().set_config(config)
                 assert config.experiment == name
                 Method.of(OmegaConf.to_container(config.merge, resolve=True))

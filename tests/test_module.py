@@ -69,7 +69,9 @@ def test_a_bf16_base_trains_float32_factors_and_heads(cell, family):
     _, parameters = fit(cell(family, "tuning.precision=bf16"))
     for name, (_, after) in parameters.items():
         trained = "lora_" in name or "modules_to_save" in name
-        head = any(f".{h}." in name for h in ("pooler", "classifier", "score", "classification_head"))
+        head = any(
+            f".{h}." in name for h in ("pooler", "classifier", "score", "classification_head")
+        )
         assert after.dtype == (torch.float32 if trained or head else torch.bfloat16), name
     assert all(moved(parameters, "lora_B").values())
 
@@ -78,7 +80,7 @@ def test_an_initialisation_is_in_place_before_the_first_step(cell):
     chosen = cell("roberta")
     name = "roberta.encoder.layer.0.attention.self.query"
     A = torch.randn(4, 32)
-    watch, parameters = fit(chosen, InitializeLora({name: A}))
+    _, parameters = fit(chosen, InitializeLora({name: A}))
     key = next(n for n in parameters if name in n and "lora_A" in n)
     assert torch.equal(parameters[key][0], A) and not torch.equal(parameters[key][1], A)
     assert all((before == 0).all() for n, (before, _) in parameters.items() if "lora_B" in n)

@@ -63,7 +63,9 @@ def test_search_chooses_on_the_held_out_slice_and_says_so(cell, workshop):
 
 
 def test_search_takes_the_best_candidate(cell, workshop, monkeypatch):
-    chosen = cell("roberta", "merge=task_arithmetic", "search=grid", "merge.grid={scaling: [0.1, 0.7]}")
+    chosen = cell(
+        "roberta", "merge=task_arithmetic", "search=grid", "merge.grid={scaling: [0.1, 0.7]}"
+    )
     values = iter([0.2, 0.9])
     seen = []
 

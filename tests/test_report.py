@@ -8,7 +8,8 @@ from osrm_exp.results import write_rows
 def row(merge="ties", task="a", value=0.5, seed=1, line="l1", setup="s1", **other):
     return {
         "experiment": "x", "model": "m", "dataset": "d", "tuning": "t", "protocol": "clean",
-        "init": "gaussian", "merge": merge, "space": "delta", "settings": {"scaling": 0.3},
+        "init": "gaussian", "merge": merge, "space": "delta", "chosen": {},
+        "settings": {"scaling": 0.3, "density": 0.2},
         "tuned_on": "tune", "seed": seed, "task": task, "split": "validation", "metric": "accuracy",
         "value": value, "headline": True, "degenerate": False, "output": "shared, dense",
         "adapters": [f"{setup}-{seed}"], "setup": setup, "line": line, "cell": f"{line}-{seed}",
@@ -42,7 +43,9 @@ def test_no_share_without_the_same_adapters_alone():
 
 
 def test_seeds_are_averaged_with_their_spread_and_setups_are_not():
-    table = lines(pd.DataFrame([row(value=0.4), row(value=0.6, seed=2), row(setup="s2", line="l2")]))
+    table = lines(
+        pd.DataFrame([row(value=0.4), row(value=0.6, seed=2), row(setup="s2", line="l2")])
+    )
     text, _ = shown(table)
     assert list(text.average) == ["50.0 ± 14.1", "50.0"] and list(text.seeds) == [2, 1]
     assert "setup" in text
@@ -56,6 +59,20 @@ def test_a_seed_without_all_tasks_is_left_out_of_the_average():
 def test_two_headlines_for_one_task_are_refused():
     with pytest.raises(ValueError, match="two headline rows"):
         lines(pd.DataFrame([row(), row(metric="f1")]))
+
+
+def test_the_table_shows_what_a_search_chose_and_all_that_differs_otherwise():
+    chosen = [row(line=f"l{i}", chosen={"scaling": 0.3}) for i in range(2)]
+    assert set(shown(lines(pd.DataFrame(chosen)))[0].settings) == {"scaling=0.3"}
+    other = row(line="l3", chosen={"scaling": 0.3}, settings={"scaling": 0.3, "density": 0.5})
+    text = shown(lines(pd.DataFrame([*chosen, other])))[0]
+    assert set(text.settings) == {"scaling=0.3 density=0.2", "scaling=0.3 density=0.5"}
+    assert set(shown(lines(pd.DataFrame([row()])))[0].settings) == {"scaling=0.3 density=0.2"}
+
+
+def test_a_task_that_was_not_learned_alone_has_no_share():
+    rows = [row(), row(merge="individual", line="l0", value=-0.1)]
+    assert shown(lines(pd.DataFrame(rows)))[0].set_index("merge").loc["ties", "kept"] == "—"
 
 
 def test_degenerate_predictions_are_marked():
