@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -77,7 +78,7 @@ class LowRank:
     def blocks(self) -> list[slice]:
         """Where each task's rank-1 units lie on the `R` axis of `concat()`."""
         ends = torch.tensor((0, *self.ranks)).cumsum(0).tolist()
-        return [slice(start, end) for start, end in zip(ends, ends[1:])]
+        return [slice(start, end) for start, end in pairwise(ends)]
 
 
 Update = LowRank | Tensor  # a Tensor is a dense delta, [*, out, in]

@@ -46,7 +46,7 @@ class Rows(Spec):
 
 
 class Model(Spec):
-    """A backbone: where its checkpoint lies, which modules a block name means, which are its head."""
+    """A backbone: where its checkpoint lies, what a block name means, which modules are its head."""
 
     name: str = Field(exclude=True)
     path: str = Field(exclude=True)
@@ -202,8 +202,8 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
         merge.pop("grid", None)
     fields = dict(
         experiment=config["experiment"], model=model, dataset=suite["name"], tasks=tasks,
-        tuning=tuning, init=config["init"], merge=merge, search=search, protocol=protocol, rank=config["rank"],
-        seed=config["seed"], names=config["names"], overrides=config["overrides"],
+        tuning=tuning, init=config["init"], merge=merge, search=search, protocol=protocol,
+        rank=config["rank"], seed=config["seed"], names=config["names"], overrides=config["overrides"],
     )  # fmt: skip
     return build(Cell, fields, "cell")
 
@@ -255,7 +255,7 @@ def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def installed(package: str, hub: str) -> str:
-    """Folder of a package's data where it is installed, else the hub id: `pkg/folder`, `owner/id`."""
+    """Folder inside an installed package (`pkg/folder`), else the hub id (`owner/id`)."""
     name, _, inner = package.partition("/")
     found = find_spec(name)
     return str(Path(found.origin).parent / inner) if found and found.origin else hub
