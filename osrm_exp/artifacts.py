@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from osrm_exp import data
-from osrm_exp.adapter import read_adapter
+from osrm_exp.adapter import read_adapter, write_adapter
 from osrm_exp.callbacks import InitializeLora
 from osrm_exp.inits import row_norm
+from osrm_exp.lora import LowRank, stack
 from osrm_exp.model import (
     adapted_modules,
     applied,
@@ -81,11 +82,11 @@ class Statistic(Spec):
         net = net.to(_device(workshop))
         batches = [{k: v.to(net.device) for k, v in batch.items()} for batch in batches]
         modules = list(adapted_modules(net, self.model, self.blocks))
-        with ExitStack() as stack:
+        with ExitStack() as contexts:
             if self.expert:
                 adapter = read_adapter(workshop.store.folder(self.expert))
                 heads = new_heads(self.model, self.task.outputs, adapter.heads)
-                stack.enter_context(applied(net, adapter.updates, heads))
+                contexts.enter_context(applied(net, adapter.updates, heads))
             found = instantiate(self.how, _partial_=True)(net, batches, modules)
         for name, tensor in found.items():
             if not tensor.isfinite().all():
@@ -139,11 +140,18 @@ class FineTune(Spec):
             init_lora_weights=self.init["peft"], **lora.model_dump(exclude={"blocks"}),
         ))  # fmt: skip
         module = LoraFineTuning(net, self.task, tuning)
+        taken = _taken_from_base(module)
         initialize = InitializeLora(self._starts(module, workshop), self.init["freeze"])
         history = self._fit(module, initialize, folder, workshop)
         net.peft_config["default"].base_model_name_or_path = self.model.name
         net.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
+        if taken:
+            adapter = read_adapter(folder)
+            updates = {n: _minus(u, taken[n]) for n, u in adapter.updates.items()}
+            write_adapter(folder, updates, adapter.heads, task_type="SEQ_CLS",
+                          modules_to_save=list(self.model.heads),
+                          base_model_name_or_path=self.model.name)  # fmt: skip
         read_adapter(folder)  # what cannot be read back, or is not finite, is not kept
         (folder / "training.json").write_text(json.dumps(history, indent=2))
 
@@ -201,6 +209,24 @@ class FineTune(Spec):
         Path(best.best_model_path).unlink()
         Path(best.dirpath).rmdir()
         return {"headline": float(best.best_model_score), "epoch": epoch, "select": self.select}
+
+
+def _taken_from_base(module: LoraFineTuning) -> dict[str, LowRank]:
+    """What an initialisation of PEFT's (pissa, olora) moved from the base weights into the factors.
+
+    The network then computes `W - s B0 A0 + s B A`, so the delta against the original weight is
+    `s (B A - B0 A0)`, of twice the rank. Empty where `B A` starts at zero.
+    """
+    found = {}
+    for name, layer in module.lora_layers().items():
+        A, B = (f["default"].weight.detach().clone() for f in (layer.lora_A, layer.lora_B))
+        if (B @ A).norm() > 1e-4 * B.norm() * A.norm():
+            found[name] = LowRank(A.float(), B.float() * layer.scaling["default"])
+    return found
+
+
+def _minus(update: LowRank, start: LowRank) -> LowRank:
+    return stack([update, start * -1]).concat()
 
 
 INIT_KEYS = ("row_norm", "freeze", "peft", "shared", "statistics")

@@ -46,7 +46,7 @@ class Rows(Spec):
 
 
 class Model(Spec):
-    """A backbone: where its checkpoint lies, what a block name means, which modules are its head."""
+    """A backbone: where its checkpoint lies, what a block name means, what its head is."""
 
     name: str = Field(exclude=True)
     path: str = Field(exclude=True)
@@ -203,7 +203,8 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     fields = dict(
         experiment=config["experiment"], model=model, dataset=suite["name"], tasks=tasks,
         tuning=tuning, init=config["init"], merge=merge, search=search, protocol=protocol,
-        rank=config["rank"], seed=config["seed"], names=config["names"], overrides=config["overrides"],
+        rank=config["rank"], seed=config["seed"], names=config["names"],
+        overrides=config["overrides"],
     )  # fmt: skip
     return build(Cell, fields, "cell")
 
