@@ -10,6 +10,11 @@ from osrm_exp.merging.api import configured
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 METHODS = sorted(file.stem for file in (CONF / "merge").glob("*.yaml"))
+PAPERS = {
+    number
+    for name in METHODS
+    for number in re.findall(r"\d{4}\.\d{5}", (CONF / "merge" / f"{name}.yaml").read_text())
+}
 TABLE = r"^\| merge= \|(.*)\|\n\|[-|]+\|\n((?:\|.*\|\n)+)"
 
 
@@ -35,7 +40,5 @@ def test_a_row_agrees_with_the_config(row):
     assert row["space"] == method.space
     for statistic in method.statistics:
         assert f"`{statistic}`" in row["statistics"]
-    text = (CONF / "merge" / f"{row['merge='].strip('`')}.yaml").read_text()
-    for paper in re.findall(r"\d{4}\.\d{5}", row["paper"]):
-        assert paper in text
+    assert set(re.findall(r"\d{4}\.\d{5}", row["paper"])) <= PAPERS
     assert all(row.values())
