@@ -12,12 +12,13 @@ float64 adapters. Linux only.
 import argparse
 import multiprocessing
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -31,9 +32,7 @@ from osrm_exp.merging.api import configured
 
 TASKS = 8
 STOPPED = float("nan"), float("nan"), "stopped"
-HEAD = "model, method, size, ms, MB, result, beside, its ms, ratio, its MB, ratio, same, bar".split(
-    ", "
-)
+HEAD = "model method size ms MB result beside its_ms ratio its_MB ratio same bar".split()
 SETUP = 5  # seconds for what a measurement prepares
 OUT = Path(__file__).parents[1] / "results" / "benchmark_merging" / "table.md"
 SLOW = ("wudi_adam", "doge_ta", "doge_ta_sgd")  # and the ill-posed *_dense: minutes
@@ -113,13 +112,12 @@ DENSE: dict[str, Callable[[Tensor], Tensor]] = {
     "task_arithmetic": lambda x: x.sum(0), "ties": ties,
     "dare": lambda x: (x * torch.empty_like(x).bernoulli_(0.5) / 0.5).sum(0),
     "magmax": lambda x: x.gather(0, x.abs().argmax(0, keepdim=True))[0],
-    "tall_mask": lambda x: (x.abs() > 0.4 * (x.sum(0) - x).abs()) * x.sum(0),
     "consensus": lambda x: ((x.abs() > 0.4 * (x.sum(0) - x).abs()).sum(0) >= 2) * x.sum(0),
     "knots_ties": knots_ties, "core_ties": core_ties, "iso_c": iso_c, "tsv": tsv, "core_tsv": tsv,
 }  # fmt: skip
-PEFT = {f"peft_{kind}": kind for kind in ("cat", "svd", "linear", "ties", "magnitude_prune")}
-PEFT |= {f"peft_{kind}": kind for kind in ("dare_linear", "dare_ties")}
-PEFT |= {"peft_dense_ties": "ties_svd", "peft_dense_prune": "magnitude_prune_svd"}
+PEFT = {"peft_dense_ties": "ties_svd", "peft_dense_prune": "magnitude_prune_svd"}
+for kind in ("cat", "svd", "linear", "ties", "magnitude_prune", "dare_linear", "dare_ties"):
+    PEFT[f"peft_{kind}"] = kind
 
 
 def ours(name: str, cut: bool, given: Adapters) -> Run:
@@ -162,11 +160,11 @@ def in_peft(name: str, given: Adapters) -> Run:
     return run
 
 
-def forked(limit: float, function: Callable[..., Any], *given: Any) -> Any:
+def forked(limit: float, function: Callable, *given):
     """`function(*given)` in a child, None if stopped. The parent never starts torch's threads."""
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    context = multiprocessing.get_context("fork")
-    child = context.Process(target=lambda: sender.send(function(*given)))
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    child = fork.Process(target=lambda: sender.send(function(*given)))
     child.start()
     sender.close()
     try:
@@ -182,21 +180,20 @@ def cost(work: Prepare, model: Model, modules: list[str], threads: int) -> tuple
     threadpool_limits(threads)  # scikit-learn's, which do not ask torch
     list(work(adapters(SMALL, modules, torch.float32))())  # pages code in, starts threads
     run = work(adapters(model, modules, torch.float32))
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from VmRSS
+    Path("/proc/self/clear_refs").write_text("5")  # the high water starts again from here
     before, peak, times, form = high_water(), 0.0, [], ""
     while not times or (len(times) < 5 and sum(times) < 2):
         start = time.perf_counter()
         for update in run():
             form = f"rank {update.rank}" if isinstance(update, LowRank) else "dense"
-            del update
+            del update  # lazy results are held one at a time
         times.append(time.perf_counter() - start)
         peak = peak or high_water()
     return min(times), peak - before, form
 
 
 def high_water() -> float:
-    """Megabytes of the resident set at its peak."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def difference(mine: Prepare, peer: Prepare) -> float:
@@ -251,8 +248,9 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny shapes; writes no file")
     given = parser.parse_args()
     names = sorted(file.stem for file in (CONF / "merge").glob("*.yaml"))
-    free = [name for name in names if not configured(name).statistics]
-    quick = [name for name in free if name not in SLOW and not name.endswith("_dense")]
+    quick = [
+        n for n in names if not (n.endswith("_dense") or n in SLOW or configured(n).statistics)
+    ]
     modules = [f"{'qv'[i % 2]}{i // 2}" for i in range(given.modules)]
     command = " ".join(["python benchmarks/merging.py", *sys.argv[1:]])
     machine = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {given.threads} threads"

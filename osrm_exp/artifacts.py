@@ -20,6 +20,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from osrm_exp import data
 from osrm_exp.adapter import read_adapter, write_adapter
@@ -87,7 +88,9 @@ class Statistic(Spec):
                 adapter = read_adapter(workshop.store.folder(self.expert))
                 heads = new_heads(self.model, self.task.outputs, adapter.heads)
                 contexts.enter_context(applied(net, adapter.updates, heads))
-            found = instantiate(self.how, _partial_=True)(net, batches, modules)
+            found = instantiate(self.how, _partial_=True)(
+                net, tqdm(batches, desc=self.label, leave=False, delay=1), modules
+            )
         for name, tensor in found.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"the {self.label} of {name} is not finite")
