@@ -261,9 +261,9 @@ def main() -> None:
         for name in given.methods.split(",") if given.methods else quick:
             lines.append(measured(name, model, modules, given.dense_limit, given.threads))
             print(lines[-1], flush=True)
-    if not given.small:
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        OUT.write_text("\n".join([*lines, ""]))
+            if not given.small:  # row by row, so that what was measured outlives an interruption
+                OUT.parent.mkdir(parents=True, exist_ok=True)
+                OUT.write_text("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def main() -> None:
     )  # Hydra wants -m last
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to us instead of printing frames
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("huggingface_hub").propagate = False  # it prints by itself
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:

@@ -18,6 +18,7 @@ from osrm_exp import mini
 from osrm_exp.spec import Task
 
 Batch = dict[str, torch.Tensor]
+_lost: dict[str, str] = {}  # a hub out of reach costs its retries once, not once a cell
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,18 @@ def read(task: Task, split: str) -> Dataset:
         if not file.is_file():
             raise ValueError(f"{task.name}: there is no file {file}")
         return Dataset.from_parquet(str(file))
+    if task.path in _lost:
+        raise ValueError(_lost[task.path])
+    name = getattr(task, split)
     try:
-        name = getattr(task, split)
         return load_dataset(task.path, task.name, revision=task.revision, split=name)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        _lost[task.path] = (
             f"{task.name}: {task.path} could be had neither from the hub nor from its cache "
-            f"({type(error).__name__}); give local copies with dataset.path=DIR (DIR/{task.name}/"
-            f"{getattr(task, split)}.parquet) and model.path=DIR (a checkpoint folder)"
-        ) from None
+            f"({type(error).__name__}); give local copies with dataset.path=DIR "
+            f"(DIR/{task.name}/{name}.parquet) and model.path=DIR (a checkpoint folder)"
+        )
+        raise ValueError(_lost[task.path]) from None
 
 
 @lru_cache(maxsize=64)

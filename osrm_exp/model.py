@@ -23,6 +23,7 @@ from osrm_exp.spec import Model
 
 logging.set_verbosity_error()  # a new head is expected here, not news
 logging.disable_progress_bar()
+_lost: dict[str, str] = {}  # a hub out of reach costs its retries once, not once a cell
 
 
 @lru_cache(maxsize=8)
@@ -185,16 +186,19 @@ def _config(model: Model, outputs: int, dropout: float | None = None):
 
 
 def _from(auto, model: Model, **options):
+    if model.path in _lost:
+        raise ValueError(_lost[model.path])
     try:
         return auto.from_pretrained(model.path, revision=_revision(model), **options)
     except (OSError, ValueError) as error:
         if Path(model.path).is_dir():
             raise ValueError(f"{model.path} is not a checkpoint folder: {_first(error)}") from None
-        raise ValueError(
+        _lost[model.path] = (
             f"{model.path} could be had neither from the hub nor from its cache "
             f"({_first(error)}); give a local checkpoint with model.path=DIR and local rows "
             "with dataset.path=DIR"
-        ) from None
+        )
+        raise ValueError(_lost[model.path]) from None
 
 
 def _first(error: Exception) -> str:

@@ -20,7 +20,9 @@ def test_blocks_find_every_attention_of_a_family(cell):
 def test_a_task_gets_its_own_head_back_whatever_its_width(cell, family):
     model = cell(family).model
     trained = heads_of(load_backbone(model, 3, precision="fp32"), model)
-    state = {f"{path}.{k}": v for path, head in trained.items() for k, v in head.state_dict().items()}
+    state = {
+        f"{path}.{k}": v for path, head in trained.items() for k, v in head.state_dict().items()
+    }
     heads = new_heads(model, 3, state)
     net = load_backbone(model, 1, precision="fp32").eval()
     ids = torch.randint(4, 20, (2, 7))
