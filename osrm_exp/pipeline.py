@@ -254,12 +254,20 @@ def identity(cell: Cell, method: Method) -> dict[str, Any]:
     packages = ("osrm-exp", "torch", "transformers", "peft", "lightning", "datasets")
     return {
         "experiment": cell.experiment, "model": cell.model.name, "dataset": cell.dataset,
-        "tuning": cell.tuning.name, "init": cell.names["init"], "merge": cell.names["merge"],
+        "tuning": overridden(cell, "tuning"), "init": overridden(cell, "init"),
+        "merge": cell.names["merge"],
         "space": method.space, "settings": method.settings, "protocol": cell.protocol.name,
         "seed": cell.seed, "cell": cell.digest, "line": cell.line, "setup": cell.setup,
         "overrides": list(cell.overrides),
         "versions": {name: version(name) for name in packages},
     }  # fmt: skip
+
+
+def overridden(cell: Cell, group: str) -> str:
+    """The chosen file of a group and what was overridden in it: no two arms look alike."""
+    name = cell.names["init"] if group == "init" else cell.tuning.name
+    changed = [o for o in cell.overrides if o.lstrip("+").startswith(f"{group}.")]
+    return " ".join([name, *(o.partition(".")[2] for o in changed)])
 
 
 def rows(cell: Cell, shared: Mapping[str, Any], found: list) -> Iterator[dict[str, Any]]:

@@ -109,6 +109,14 @@ def test_updates_are_applied_exactly_and_leave_no_trace(cell, workshop):
     assert not torch.allclose(hooked, plain, atol=1e-5)
 
 
+def test_arms_of_one_initialisation_have_names_of_their_own(cell):
+    plain = cell("roberta", "init=osrm")
+    changed = cell("roberta", "init=osrm", "init.row_norm=gaussian", "tuning.lr=0.1")
+    assert pipeline.overridden(plain, "init") == "osrm"
+    assert pipeline.overridden(changed, "init") == "osrm row_norm=gaussian"
+    assert "lr=0.1" in pipeline.overridden(changed, "tuning")
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
