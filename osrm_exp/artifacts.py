@@ -204,14 +204,14 @@ class FineTune(Spec):
             raise KeyboardInterrupt from None
         if trainer.interrupted:
             raise KeyboardInterrupt
-        state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-        missing = module.load_state_dict(state, strict=False).unexpected_keys
+        kept = torch.load(best.best_model_path, weights_only=True)
+        missing = module.load_state_dict(kept["state_dict"], strict=False).unexpected_keys
         if missing:
             raise RuntimeError(f"the best checkpoint holds unknown tensors: {missing}")
-        epoch = torch.load(best.best_model_path, weights_only=True)["epoch"]
         Path(best.best_model_path).unlink()
         Path(best.dirpath).rmdir()
-        return {"headline": float(best.best_model_score), "epoch": epoch, "select": self.select}
+        score = float(best.best_model_score)
+        return {"headline": score, "epoch": kept["epoch"], "select": self.select}
 
 
 def _taken_from_base(module: LoraFineTuning) -> dict[str, LowRank]:
