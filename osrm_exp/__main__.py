@@ -51,12 +51,13 @@ def _cell(config: dict) -> str:
     if rows_file(config["paths"]["results"], cell.digest).is_file():
         log.info("%s: done before, skipped", title)
         return "skipped"
-    write_rows(config["paths"]["results"], cell.digest, _run(cell, config))
+    for kind, rows in _run(cell, config).items():  # scores last: they say that a cell is done
+        write_rows(config["paths"]["results"], cell.digest, rows, kind)
     log.info("%s: finished in %.0f s", title, time.perf_counter() - start)
     return "finished"
 
 
-def _run(cell: Cell, config: dict) -> list[dict]:
+def _run(cell: Cell, config: dict) -> dict[str, list[dict]]:
     from osrm_exp import pipeline  # imports torch: not before there is something to do
     from osrm_exp.artifacts import Workshop
     from osrm_exp.loggers import open_logger
@@ -69,7 +70,9 @@ def _run(cell: Cell, config: dict) -> list[dict]:
             headline = {f"merged/{r['task']}": r["value"] for r in rows if r["headline"]}
             headline["merged/average"] = sum(headline.values()) / len(headline)
             logger.log_metrics(headline)
-    return rows
+        if cell.diagnostics:
+            return {"diagnostics": pipeline.diagnosed(cell, workshop), "rows": rows}
+    return {"rows": rows}
 
 
 def sentence(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -100,10 +101,10 @@ class Statistic(Spec):
         (folder / "shared.json").write_text(json.dumps(owner, indent=2))
 
 
-def read_statistic(folder: Path) -> Mapping[str, Tensor]:
+def read_statistic(folder: Path) -> LazyTensors:
     """A statistic by module, read from disk tensor by tensor as it is asked for."""
     owner = json.loads((folder / "shared.json").read_text())
-    return _LazyTensors(folder / "statistic.safetensors", owner)
+    return LazyTensors(folder / "statistic.safetensors", owner)
 
 
 class FineTune(Spec):
@@ -117,14 +118,17 @@ class FineTune(Spec):
     others: dict[str, tuple[Statistic, ...]]
     select: str
     seed: int
-    version: int = 1
+    version: int = 2
 
     @property
     def label(self) -> str:
         return f"{self.task.name}-s{self.seed}"
 
     def build(self, folder: Path, workshop: Workshop) -> None:
-        """Trains, restores the best epoch and saves a plain PEFT adapter with `training.json`."""
+        """Trains, restores the best epoch and saves a plain PEFT adapter.
+
+        Beside it lie `training.json` and `start.safetensors`, every module's initial `A`.
+        """
         with quiet():
             self._build(folder, workshop)
 
@@ -144,7 +148,9 @@ class FineTune(Spec):
         ))  # fmt: skip
         module = LoraFineTuning(net, self.task, tuning)
         taken = _taken_from_base(module)
-        initialize = InitializeLora(self._starts(module, workshop), self.init["freeze"])
+        starts = self._starts(module, workshop)
+        initialize = InitializeLora(starts, self.init["freeze"])
+        save_file(starts, folder / "start.safetensors")
         history = self._fit(module, initialize, folder, workshop)
         net.peft_config["default"].base_model_name_or_path = self.model.name
         net.save_pretrained(str(folder), save_embedding_layers=False)
@@ -159,9 +165,12 @@ class FineTune(Spec):
         (folder / "training.json").write_text(json.dumps(history, indent=2))
 
     def _starts(self, module: LoraFineTuning, workshop: Workshop) -> dict[str, Tensor]:
-        """`{module: A [rank, in]}`; empty where PEFT's own initialisation is asked for."""
+        """`{module: A [rank, in]}`; as PEFT made them where the init is one of PEFT's."""
+        layers = module.lora_layers()
         if self.init.get("_target_") is None:
-            return {}
+            return {
+                n: layer.lora_A["default"].weight.detach().clone() for n, layer in layers.items()
+            }
         options = {k: v for k, v in self.init.items() if k not in INIT_KEYS}
         init = instantiate(options, _partial_=True)
         own = {k: read_statistic(workshop.store.folder(s)) for k, s in self.own.items()}
@@ -169,18 +178,22 @@ class FineTune(Spec):
             k: [read_statistic(workshop.store.folder(s)) for s in statistics]
             for k, statistics in self.others.items()
         }
-        starts = {}
+        found, starts = {}, {}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            for name, layer in module.lora_layers().items():
-                tensors = {k: found[name] for k, found in own.items()}
-                tensors |= {k: torch.stack([s[name] for s in found]) for k, found in others.items()}
-                who = "" if self.init.get("shared") else self.task.name
-                generator = torch.Generator().manual_seed(_seed(self.seed, who, name))
-                A = init(layer.in_features, self.tuning.lora.r, generator=generator, **tensors)
-                starts[name] = row_norm(A, self.init["row_norm"])
+            for name, layer in layers.items():
+                inputs = tuple(s.owner[name] for s in (*own.values(), *chain(*others.values())))
+                key = inputs or (name,)  # q and v have the same inputs, so one A serves both
+                if key not in found:
+                    tensors = {k: s[name] for k, s in own.items()}
+                    tensors |= {k: torch.stack([s[name] for s in of]) for k, of in others.items()}
+                    who = "" if self.init.get("shared") else self.task.name
+                    generator = torch.Generator().manual_seed(_seed(self.seed, who, key[0]))
+                    A = init(layer.in_features, self.tuning.lora.r, generator=generator, **tensors)
+                    found[key] = row_norm(A, self.init["row_norm"])
+                starts[name] = found[key].clone()
         if caught:
-            log.warning("%s, %d of %d modules: %s", self.task.name, len(caught), len(starts),
+            log.warning("%s, %d of %d inputs: %s", self.task.name, len(caught), len(found),
                         caught[-1].message)  # fmt: skip
         return starts
 
@@ -232,6 +245,11 @@ def _minus(update: LowRank, start: LowRank) -> LowRank:
     return stack([update, start * -1]).concat()
 
 
+def read_start(folder: Path) -> dict[str, Tensor]:
+    """A fine-tune's initial `A [rank, in]`, by module."""
+    return load_file(folder / "start.safetensors")
+
+
 INIT_KEYS = ("row_norm", "freeze", "peft", "shared", "statistics")
 
 
@@ -250,7 +268,7 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-class _LazyTensors(Mapping):
+class LazyTensors(Mapping):
     def __init__(self, file: Path, owner: dict[str, str]) -> None:
         self.file, self.owner = file, owner
 

@@ -1,6 +1,6 @@
 """What adapters do to each other's data, as tidy rows; the quantities that OSRM is about.
 
-All functions take one module's stack of updates and yield `{quantity, task, other, value}`;
+All functions take one module's stack of updates and yield `{metric, task, other, value}`;
 `diagnose` walks over modules and names the tasks. Grams are `[task, in, in]`, means over rows, so
 that `tr(A G A^T)` is the mean squared norm of `A h` and no row of data is needed.
 """
@@ -13,38 +13,42 @@ import torch
 from torch import Tensor
 
 from osrm_exp.lora import LowRank, basis
+from osrm_exp.posthoc import project
 
 Row = dict[str, Any]
 
 
 def diagnose(
     updates: Mapping[str, LowRank],
+    starts: Mapping[str, Tensor],
+    grams: Mapping[str, Tensor],
     tasks: Sequence[str],
-    *,
-    grams: Mapping[str, Tensor] | None = None,
-    starts: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Row]:
-    """Every diagnostic for which there are data, one row a module, quantity and (pair of) tasks.
+    """Every diagnostic of a suite's adapters before (`start`) and after (`end`) training.
 
     Args:
         updates: `{module: stack}` over `tasks`.
-        grams: `{module: [task, in, in]}`, for `response_A` and `response_BA`.
-        starts: `{module: [task, rank, in]}`, the initial `A`, for `drift_A`.
+        starts: `{module: [task, rank, in]}`, the initial `A`; `B` was zero.
+        grams: `{module: [task, in, in]}`.
+
+    Yields:
+        `{module, metric, stage, task, other, value}`; `other` is None where one task is concerned.
     """
     for module, update in updates.items():
-        rows = list(overlaps(update))
-        if grams is not None:
-            rows += responses(update, grams[module])
-        if starts is not None:
-            rows += drifts(update, starts[module])
-        for row in rows:
-            other = row["other"]
-            yield {
-                "module": module,
-                **row,
-                "task": tasks[row["task"]],
-                "other": None if other is None else tasks[other],
-            }
+        before = LowRank(starts[module], torch.zeros_like(update.B[..., : starts[module].shape[1]]))
+        gram = grams[module]
+        found = {
+            "start": [r for r in responses(before, gram) if r["metric"] == "response_A"]
+            + list(overlaps(before)),
+            "end": [
+                *responses(update, gram), *overlaps(update),
+                *drifts(update, before.A), *kept(update, before.A),
+            ],
+        }  # fmt: skip
+        for stage, rows in found.items():
+            for row in rows:
+                names = {k: None if row[k] is None else tasks[row[k]] for k in ("task", "other")}
+                yield {"module": module, "stage": stage, **row, **names}
 
 
 def responses(update: LowRank, grams: Tensor) -> Iterator[Row]:
@@ -60,9 +64,9 @@ def responses(update: LowRank, grams: Tensor) -> Iterator[Row]:
         moments = A @ grams.double() @ A.mT  # [task, rank, rank]
         reads = moments.diagonal(dim1=-2, dim2=-1).sum(-1)
         writes = ((B.mT @ B) * moments).sum((-2, -1))
-        for quantity, energy in (("response_A", reads), ("response_BA", writes)):
+        for metric, energy in (("response_A", reads), ("response_BA", writes)):
             values = (energy.clamp(min=0) / scale).sqrt().tolist()
-            yield from (_row(quantity, task, other, v) for other, v in enumerate(values))
+            yield from (_row(metric, task, other, v) for other, v in enumerate(values))
 
 
 def overlaps(update: LowRank) -> Iterator[Row]:
@@ -73,7 +77,7 @@ def overlaps(update: LowRank) -> Iterator[Row]:
     no subspace and no row.
     """
     tasks = update.unstack()
-    for quantity, factors in (
+    for metric, factors in (
         ("overlap_A", [one.A.mT for one in tasks]),
         ("overlap_B", [one.B for one in tasks]),
     ):
@@ -81,7 +85,7 @@ def overlaps(update: LowRank) -> Iterator[Row]:
         for (i, P), (j, Q) in combinations(enumerate(bases), 2):
             if min(P.shape[1], Q.shape[1]) > 0:
                 value = ((P.mT @ Q) ** 2).sum() / min(P.shape[1], Q.shape[1])
-                yield _row(quantity, i, j, value.item())
+                yield _row(metric, i, j, value.item())
 
 
 def drifts(update: LowRank, starts: Tensor) -> Iterator[Row]:
@@ -91,12 +95,27 @@ def drifts(update: LowRank, starts: Tensor) -> Iterator[Row]:
         starts: `[task, rank, in]`.
     """
     for task, (one, start) in enumerate(zip(update.unstack(), starts.double(), strict=True)):
-        start = start[: one.rank]
-        change = torch.linalg.matrix_norm(one.A.double() - start)
+        rank = min(one.rank, len(start))  # PiSSA's update holds its negated start behind its A
+        start = start[:rank]
+        change = torch.linalg.matrix_norm(one.A[:rank].double() - start)
         norm = torch.linalg.matrix_norm(start)
         if norm > 0:
             yield _row("drift_A", task, None, (change / norm).item())
 
 
-def _row(quantity: str, task: int, other: int | None, value: float) -> Row:
-    return {"quantity": quantity, "task": task, "other": other, "value": value}
+def kept(update: LowRank, starts: Tensor) -> Iterator[Row]:
+    """`kept_energy`, the share of `||B A||_F^2` within the rows of the initial `A`.
+
+    What post-hoc OSRM would keep of the adapter, projected on its own start. A zero update has no
+    row.
+
+    Args:
+        starts: `[task, rank, in]`.
+    """
+    for task, (one, start) in enumerate(zip(update.unstack(), starts, strict=True)):
+        if one.B.any() and one.A.any():
+            yield _row("kept_energy", task, None, project(one, start, scaling=1.0)[1])
+
+
+def _row(metric: str, task: int, other: int | None, value: float) -> Row:
+    return {"metric": metric, "task": task, "other": other, "value": value}

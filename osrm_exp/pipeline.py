@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from osrm_exp import data
 from osrm_exp.adapter import Adapter, read_adapter, stacked
-from osrm_exp.artifacts import FineTune, Statistic, Workshop, read_statistic
+from osrm_exp.artifacts import FineTune, Statistic, Workshop, read_start, read_statistic
+from osrm_exp.diagnostics import diagnose
 from osrm_exp.lora import LowRank, Update, truncate
 from osrm_exp.merging.method import Method
 from osrm_exp.metrics import metrics_of, scores
@@ -56,6 +57,23 @@ def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
         "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
     return list(rows(cell, shared, found))
+
+
+def diagnosed(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
+    """The diagnostic rows of a cell's adapters, module by module; see `osrm_exp.diagnostics`."""
+    fine_tunes = [fine_tune(cell, task) for task in cell.tasks]
+    folders = workshop.store.get_all(fine_tunes, workshop)
+    updates = stacked([read_adapter(folder).updates for folder in folders])
+    starts = TaskStack([read_start(folder) for folder in folders])
+    (how,) = cell.diagnostics.values()
+    wanted = [statistic(cell, task, how) for task in cell.tasks]
+    grams = TaskStack([read_statistic(f) for f in workshop.store.get_all(wanted, workshop)])
+    of = {"cell": cell.digest, "init": overridden(cell, "init"), "seed": cell.seed}
+    names = [task.name for task in cell.tasks]
+    return [
+        {**of, **row, "value": float(f"{row['value']:.4g}")}
+        for row in diagnose(updates, starts, grams, names)
+    ]
 
 
 def check(cell: Cell) -> Method:

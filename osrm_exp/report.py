@@ -1,4 +1,4 @@
-"""Tables from rows alone: terminal, CSV, Markdown, LaTeX. `python -m osrm_exp.report DIR` rebuilds.
+"""Tables and figures from rows alone. `python -m osrm_exp.report DIR` rebuilds them.
 
 A line is one (init, merge, space, settings); a task's cell is its headline metric in percent, over
 seeds as mean ± standard deviation. `average` is the mean over tasks and stays empty unless every
@@ -37,7 +37,7 @@ class Report(Callback):
         found = [json.loads(file.read_text()) for file in sorted(folder.rglob("status.json"))]
         results = Path(config.paths.results)
         if (results / "rows").is_dir():
-            print(write_tables(results))
+            print(write_report(results))
         count = {k: [s for s in found if s["outcome"] == k] for k in OUTCOMES}
         print(f"\n{len(found)} cells: " + ", ".join(f"{len(count[k])} {k}" for k in OUTCOMES))
         for status in count["failed"]:
@@ -177,6 +177,17 @@ def write_tables(results: Path | str) -> str:
     return text.to_string(index=False) + f"\n\n{foot}"
 
 
+def write_report(results: Path | str) -> str:
+    """The tables of a results folder and, where there are diagnostics, their figures."""
+    text = write_tables(results)
+    diagnostics = read_rows(results, "diagnostics")
+    if not diagnostics.empty:
+        from osrm_exp.figures import write_figures  # matplotlib takes a second to import
+
+        write_figures(Path(results), diagnostics)
+    return text
+
+
 def latex(table: pd.DataFrame, text: pd.DataFrame, foot: str) -> str:
     """A booktabs table; the best merged value of every column in bold."""
     text = text.copy()
@@ -201,6 +212,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m osrm_exp.report results/EXPERIMENT")
     try:
-        print(write_tables(sys.argv[1]))
+        print(write_report(sys.argv[1]))
     except ValueError as error:
         sys.exit(f"osrm_exp: {error}")

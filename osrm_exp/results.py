@@ -1,4 +1,7 @@
-"""Rows: the only truth. One JSONL file a cell, named by the cell's digest, whole or not there."""
+"""Rows: the only truth. One JSONL file a cell, named by the cell's digest, whole or not there.
+
+`rows/` holds scores, `diagnostics/` the same cells' diagnostics, thousands of narrow rows a cell.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,16 @@ from typing import Any
 import pandas as pd
 
 
-def rows_file(results: Path | str, digest: str) -> Path:
+def rows_file(results: Path | str, digest: str, kind: str = "rows") -> Path:
     """Where a cell's rows lie."""
-    return Path(results) / "rows" / f"{digest}.jsonl"
+    return Path(results) / kind / f"{digest}.jsonl"
 
 
-def write_rows(results: Path | str, digest: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_rows(
+    results: Path | str, digest: str, rows: Iterable[Mapping[str, Any]], kind: str = "rows"
+) -> Path:
     """Writes a cell's rows beside their place and renames them into it."""
-    file = rows_file(results, digest)
+    file = rows_file(results, digest, kind)
     file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -32,14 +37,14 @@ def write_rows(results: Path | str, digest: str, rows: Iterable[Mapping[str, Any
     return file
 
 
-def read_rows(results: Path | str) -> pd.DataFrame:
-    """All rows of a results folder, one line a (cell, task, metric).
+def read_rows(results: Path | str, kind: str = "rows") -> pd.DataFrame:
+    """All rows of a results folder: a line a (cell, task, metric), or a diagnostic.
 
     Raises:
         ValueError: a file that is not rows.
     """
     rows = []
-    for file in sorted((Path(results) / "rows").glob("*.jsonl")):
+    for file in sorted((Path(results) / kind).glob("*.jsonl")):
         try:
             rows += [json.loads(line) for line in file.read_text().splitlines()]
         except json.JSONDecodeError as error:

@@ -139,6 +139,7 @@ class Cell(Spec):
     merge: dict[str, Any]
     search: dict[str, Any]
     protocol: Protocol
+    diagnostics: dict[str, Any] | None  # statistics; of adapters, so with merge=individual only
     rank: PositiveInt | None
     seed: int
     names: dict[str, str] = Field(exclude=True)
@@ -200,9 +201,11 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     merge = {k: v for k, v in config["merge"].items() if k != "neutral"}
     if search.get("_target_") is None:
         merge.pop("grid", None)
+    alone = config["names"]["merge"] == "individual"
     fields = dict(
         experiment=config["experiment"], model=model, dataset=suite["name"], tasks=tasks,
         tuning=tuning, init=config["init"], merge=merge, search=search, protocol=protocol,
+        diagnostics=config["diagnostics"]["statistics"] if alone else None,
         rank=config["rank"], seed=config["seed"], names=config["names"],
         overrides=config["overrides"],
     )  # fmt: skip

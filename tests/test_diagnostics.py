@@ -3,7 +3,7 @@ from math import sqrt
 import pytest
 import torch
 
-from osrm_exp.diagnostics import diagnose, drifts, overlaps, responses
+from osrm_exp.diagnostics import diagnose, drifts, kept, overlaps, responses
 from osrm_exp.lora import LowRank, stack
 
 OUT, IN = 5, 12
@@ -20,8 +20,8 @@ def tasks(ranks=(3, 2, 3)):
     ]
 
 
-def values(rows, quantity):
-    return {(r["task"], r["other"]): r["value"] for r in rows if r["quantity"] == quantity}
+def values(rows, metric):
+    return {(r["task"], r["other"]): r["value"] for r in rows if r["metric"] == metric}
 
 
 def test_responses_are_norms_over_the_rows():
@@ -75,15 +75,33 @@ def test_drift_is_relative_to_the_start():
     assert values(rows, "drift_A") == {(0, None): pytest.approx(0.5), (1, None): pytest.approx(0.5)}
 
 
-def test_diagnose_names_modules_and_tasks():
+def test_kept_energy_is_one_until_a_moves_and_none_when_it_leaves_its_rows():
+    axes, B = torch.eye(IN, dtype=torch.float64), normal(OUT, 2)
+    stays = LowRank(normal(2, 2) @ axes[:2], B)  # other rows, same space
+    half = LowRank(axes[[0, 5]], torch.ones(OUT, 2, dtype=torch.float64))
+    leaves = LowRank(axes[5:7], B)
+    untrained = LowRank(axes[:2], torch.zeros_like(B))
+    starts = axes[:2].expand(4, 2, IN)
+    found = values(kept(stack([stays, half, leaves, untrained]), starts), "kept_energy")
+    assert found.keys() == {(0, None), (1, None), (2, None)}
+    assert list(found.values()) == [pytest.approx(1), pytest.approx(0.5), pytest.approx(0)]
+
+
+def test_diagnose_names_modules_tasks_and_stages():
     updates = {"q": stack(tasks()), "v": stack(tasks((3, 0, 1)))}
     grams = {name: torch.eye(IN).expand(3, IN, IN) for name in updates}
     starts = {name: u.A for name, u in updates.items()}
-    rows = list(diagnose(updates, ["rte", "sst2", "cola"], grams=grams, starts=starts))
-    assert all(row.keys() == {"module", "quantity", "task", "other", "value"} for row in rows)
-    of = {(r["module"], r["quantity"], r["task"], r["other"]): r["value"] for r in rows}
+    rows = list(diagnose(updates, starts, grams, ["rte", "sst2", "cola"]))
+    keys = {"module", "stage", "metric", "task", "other", "value"}
+    assert all(row.keys() == keys for row in rows)
+    of = {(r["module"], r["stage"], r["metric"], r["task"], r["other"]): r["value"] for r in rows}
     assert len(of) == len(rows)
-    assert of["v", "response_BA", "sst2", "rte"] == 0  # sst2 does not adapt v
-    assert ("v", "overlap_A", "rte", "sst2") not in of and ("v", "overlap_A", "rte", "cola") in of
-    assert of["q", "drift_A", "sst2", None] == 0 and ("v", "drift_A", "sst2", None) not in of
-    assert not any("response" in r["quantity"] for r in diagnose(updates, ["a", "b", "c"]))
+    assert of["v", "end", "response_BA", "sst2", "rte"] == 0  # sst2 does not adapt v
+    assert ("v", "end", "overlap_A", "rte", "sst2") not in of
+    assert ("v", "end", "overlap_A", "rte", "cola") in of
+    assert of["q", "end", "drift_A", "sst2", None] == 0
+    assert ("v", "end", "drift_A", "sst2", None) not in of
+    at_start = {metric for _, stage, metric, _, _ in of if stage == "start"}
+    assert at_start == {"response_A", "overlap_A"}  # B is zero
+    start, end = (of["q", stage, "response_A", "rte", "cola"] for stage in ("start", "end"))
+    assert start == end > 0  # A did not move

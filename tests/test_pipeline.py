@@ -1,9 +1,10 @@
+import pandas as pd
 import pytest
 import torch
 
 from osrm_exp import pipeline
 from osrm_exp.adapter import read_adapter
-from osrm_exp.artifacts import FineTune
+from osrm_exp.artifacts import FineTune, read_start
 from osrm_exp.model import applied, load_backbone
 
 FAMILIES = ["bert", "roberta", "t5", "llama"]
@@ -148,3 +149,27 @@ def test_a_diverging_loss_names_the_way_out_and_keeps_nothing(cell, workshop):
             cell("roberta", "merge=average", "tuning.lr=1e30", "tuning.clip=null"), workshop
         )
     assert not list(workshop.store.root.glob("FineTune/[!.]*"))
+
+
+def test_diagnostics_belong_to_the_individual_cell_and_agree_with_its_adapters(cell, workshop):
+    chosen = cell("roberta", "merge=individual", "diagnostics=layers", "init=osrm")
+    assert cell("roberta", "merge=ties", "diagnostics=layers").diagnostics is None
+    pipeline.run(chosen, workshop)
+    rows = pd.DataFrame(pipeline.diagnosed(chosen, workshop))
+    modules = [
+        f"roberta.encoder.layer.{i}.attention.self.{b}" for i in (0, 1) for b in ("query", "value")
+    ]
+    assert (
+        sorted(set(rows.module)) == modules
+        and set(rows.seed) == {42}
+        and set(rows.init) == {"osrm"}
+    )
+    pairs = rows[(rows.metric == "response_A") & (rows.stage == "start")]
+    assert len(pairs) == 4 * 3 * 3
+    foreign = pairs[pairs.task != pairs.other].groupby("module").value.mean()
+    own = pairs[pairs.task == pairs.other].groupby("module").value.mean()
+    assert (foreign < own).all()  # what OSRM's start is for
+    folder = workshop.store.folder(pipeline.fine_tune(chosen, chosen.tasks[0]))
+    A, start = read_adapter(folder).updates[modules[0]].A, read_start(folder)[modules[0]]
+    drift = rows[(rows.metric == "drift_A") & (rows.module == modules[0]) & (rows.task == "cola")]
+    assert drift.value.item() == pytest.approx(((A - start).norm() / start.norm()).item(), rel=1e-3)
