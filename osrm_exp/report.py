@@ -16,6 +16,7 @@ import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from osrm_exp.paired import paired_text
 from osrm_exp.results import read_rows
 
 SETUP = ["experiment", "model", "dataset", "tuning", "protocol", "setup"]
@@ -208,10 +209,19 @@ def _escape(value) -> str:
     return value
 
 
+def main(folder: str, baseline: str | None = None) -> None:
+    """Rebuilds a folder's tables and figures; against a baseline init also `paired.md`."""
+    print(write_report(folder))
+    if baseline:
+        text = paired_text(read_rows(folder), baseline)
+        (Path(folder) / "paired.md").write_text(f"{text}\n")
+        print(f"\n{text}")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m osrm_exp.report results/EXPERIMENT")
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python -m osrm_exp.report results/EXPERIMENT [BASELINE_INIT]")
     try:
-        print(write_report(sys.argv[1]))
+        main(*sys.argv[1:])
     except ValueError as error:
         sys.exit(f"osrm_exp: {error}")
