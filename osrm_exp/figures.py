@@ -1,4 +1,4 @@
-"""Pictures of diagnostic rows alone: who disturbs whom, and where in the network.
+"""Pictures of (tidy) diagnostic rows alone: who disturbs whom, and where in the network.
 
 `python -m osrm_exp.report DIR` draws them beside the tables, wherever there are diagnostics.
 """

@@ -68,12 +68,11 @@ def diagnosed(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
     (how,) = cell.diagnostics.values()
     wanted = [statistic(cell, task, how) for task in cell.tasks]
     grams = TaskStack([read_statistic(f) for f in workshop.store.get_all(wanted, workshop)])
-    of = {"cell": cell.digest, "init": overridden(cell, "init"), "seed": cell.seed}
-    names = [task.name for task in cell.tasks]
-    return [
-        {**of, **row, "value": float(f"{row['value']:.4g}")}
-        for row in diagnose(updates, starts, grams, names)
-    ]
+    of = {
+        "cell": cell.digest, "init": overridden(cell, "init"), "seed": cell.seed,
+        "tasks": [task.name for task in cell.tasks],
+    }  # fmt: skip
+    return [{**of, **row} for row in diagnose(updates, starts, grams)]
 
 
 def check(cell: Cell) -> Method:

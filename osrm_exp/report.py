@@ -183,9 +183,10 @@ def write_report(results: Path | str) -> str:
     text = write_tables(results)
     diagnostics = read_rows(results, "diagnostics")
     if not diagnostics.empty:
-        from osrm_exp.figures import write_figures  # matplotlib takes a second to import
+        from osrm_exp.diagnostics import tidy  # torch and matplotlib take seconds to import
+        from osrm_exp.figures import write_figures
 
-        write_figures(Path(results), diagnostics)
+        write_figures(Path(results), tidy(diagnostics))
     return text
 
 

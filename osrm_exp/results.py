@@ -1,6 +1,7 @@
 """Rows: the only truth. One JSONL file a cell, named by the cell's digest, whole or not there.
 
-`rows/` holds scores, `diagnostics/` the same cells' diagnostics, thousands of narrow rows a cell.
+`rows/` holds scores, one number a row; `diagnostics/` holds a row a module and metric, its numbers
+in a list over tasks or pairs of tasks (`osrm_exp.diagnostics.tidy` spreads them out).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def write_rows(
 
 
 def read_rows(results: Path | str, kind: str = "rows") -> pd.DataFrame:
-    """All rows of a results folder: a line a (cell, task, metric), or a diagnostic.
+    """All rows of a results folder, one line a row; `kind` is `rows` or `diagnostics`.
 
     Raises:
         ValueError: a file that is not rows.

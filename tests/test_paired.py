@@ -13,7 +13,8 @@ def rows(seeds=(1, 2), arms=("gaussian", "osrm"), merges=("ties",)):
     return pd.DataFrame(
         {
             "setup": "s", "merge": merge, "space": "delta", "seed": seed, "task": task,
-            "init": init, "headline": True, "value": draw.uniform(0.4, 0.6) + 0.1 * (init == "osrm"),
+            "init": init, "headline": True,
+            "value": draw.uniform(0.4, 0.6) + 0.1 * (init == "osrm"),
             "settings": {"density": 0.2, "scaling": scaling}, "chosen": {"scaling": scaling},
         }
         for merge in merges for seed in seeds for task in TASKS

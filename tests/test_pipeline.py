@@ -5,6 +5,7 @@ import torch
 from osrm_exp import pipeline
 from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts import FineTune, read_start
+from osrm_exp.diagnostics import tidy
 from osrm_exp.model import applied, load_backbone
 
 FAMILIES = ["bert", "roberta", "t5", "llama"]
@@ -155,7 +156,7 @@ def test_diagnostics_belong_to_the_individual_cell_and_agree_with_its_adapters(c
     chosen = cell("roberta", "merge=individual", "diagnostics=layers", "init=osrm")
     assert cell("roberta", "merge=ties", "diagnostics=layers").diagnostics is None
     pipeline.run(chosen, workshop)
-    rows = pd.DataFrame(pipeline.diagnosed(chosen, workshop))
+    rows = tidy(pd.DataFrame(pipeline.diagnosed(chosen, workshop)))
     modules = [
         f"roberta.encoder.layer.{i}.attention.self.{b}" for i in (0, 1) for b in ("query", "value")
     ]
