@@ -18,10 +18,13 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from osrm_exp import data
 from osrm_exp.adapter import read_adapter, write_adapter
@@ -142,10 +145,13 @@ class FineTune(Spec):
         if tuning.gradient_checkpointing:
             # the reentrant form gives LoRA under frozen embeddings a gradient of exactly zero
             net.gradient_checkpointing_enable({"use_reentrant": False})
-        net = get_peft_model(net, LoraConfig(
+        config = LoraConfig(
             task_type="SEQ_CLS", target_modules=names, modules_to_save=list(self.model.heads),
             init_lora_weights=self.init["peft"], **lora.model_dump(exclude={"blocks"}),
-        ))  # fmt: skip
+        )  # fmt: skip
+        if "corda" in self.init:
+            self._prepare_corda(net, config)
+        net = get_peft_model(net, config)
         module = LoraFineTuning(net, self.task, tuning)
         taken = _taken_from_base(module)
         starts = self._starts(module, workshop)
@@ -163,6 +169,14 @@ class FineTune(Spec):
                           base_model_name_or_path=self.model.name)  # fmt: skip
         read_adapter(folder)  # what cannot be read back, or is not finite, is not kept
         (folder / "training.json").write_text(json.dumps(history, indent=2))
+
+    def _prepare_corda(self, net: PreTrainedModel, config: LoraConfig) -> None:
+        """Lets PEFT see the own task's inputs, row by row: its hook takes no batch, no padding."""
+        rows = _data(self.model, self.task, self.tuning.max_length, self.tuning.truncation_side)
+        batches = rows.batches("train", 1, self.init["corda"]["samples"])
+        config.corda_config = CordaConfig(corda_method=self.init["corda"]["method"])
+        inputs = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches]
+        preprocess_corda(net, config, lambda: [net(**row) for row in inputs])
 
     def _starts(self, module: LoraFineTuning, workshop: Workshop) -> dict[str, Tensor]:
         """`{module: A [rank, in]}`; as PEFT made them where the init is one of PEFT's."""

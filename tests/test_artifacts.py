@@ -31,7 +31,8 @@ def test_a_stored_adapter_scores_what_training_saw(cell, workshop, init):
 INDIVIDUAL = {"_target_": "osrm_exp.merging.individual"}
 
 
-def test_a_base_that_peft_modified_gives_a_delta_of_twice_the_rank(cell, workshop):
-    chosen = cell("roberta", "init=pissa", "merge=individual")
+@pytest.mark.parametrize("init", ["pissa", "olora", "corda"])
+def test_a_base_that_peft_modified_gives_a_delta_of_twice_the_rank(cell, workshop, init):
+    chosen = cell("roberta", f"init={init}", "merge=individual")
     rows = pipeline.run(chosen, workshop)
     assert rows[0]["output"] == "per_task, lowrank 8"  # r=4
