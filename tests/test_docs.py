@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from osrm_exp import CONF
 from osrm_exp.merging.api import configured
@@ -42,3 +43,12 @@ def test_a_row_agrees_with_the_config(row):
         assert f"`{statistic}`" in row["statistics"]
     assert set(re.findall(r"\d{4}\.\d{5}", row["paper"])) <= PAPERS
     assert all(row.values())
+
+
+def test_the_page_of_initialisations_names_every_one_and_its_statistics():
+    page = (PAGE.parent / "inits.md").read_text()
+    found = dict(re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|", page, flags=re.MULTILINE))
+    assert sorted(found) == sorted(file.stem for file in (CONF / "init").glob("*.yaml"))
+    for name, statistics in found.items():
+        declared = OmegaConf.load(CONF / "init" / f"{name}.yaml").get("statistics") or {}
+        assert set(declared) == set(re.findall(r"own(?!, PEFT)|others", statistics)), name
