@@ -105,7 +105,7 @@ def kept(update: LowRank, starts: Tensor) -> Values:
         starts: `[task, rank, in]`.
     """
     shares = [
-        project(one, start, scaling=1.0)[1] if one.B.any() and one.A.any() else torch.nan
+        project(one, start)[1] if one.B.any() and one.A.any() else torch.nan
         for one, start in zip(update.unstack(), starts, strict=True)
     ]
     return {"kept_energy": torch.tensor(shares, dtype=torch.float64)}

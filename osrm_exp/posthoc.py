@@ -14,25 +14,20 @@ from osrm_exp.adapter import read_adapter, write_adapter
 from osrm_exp.lora import LowRank
 
 
-def project(update: LowRank, A: Tensor, *, scaling: float) -> tuple[LowRank, float]:
+def project(update: LowRank, A: Tensor) -> tuple[LowRank, float]:
     """The part of a trained update that an `A [rank, in]` can carry.
 
     `B = delta pinv(A)` is the least-squares fit of `B A` to `delta`; with orthonormal rows it is
     `delta A^T`. An `A` unrelated to the training keeps about `rank / in` of the energy.
 
-    Args:
-        scaling: factor on the result. 1 is exact. The released code forgets that PEFT multiplies
-            the new factors by `alpha / rank` again: its 2 reproduces it.
-
     Returns:
-        The projected update, and the share of `||delta||_F^2` that the projection keeps (whatever
-        `scaling` is; 1 for a zero update).
+        The projected update, and the share of `||delta||_F^2` that it keeps (1 of a zero update).
     """
     pinv = torch.linalg.pinv(A.double())
     B = update.B.double() @ (update.A.double() @ pinv)  # [out, rank]
     before, after = _energy(update.A, update.B), _energy(A, B)
     kept = after / before if before > 0 else 1.0
-    return LowRank(A.to(update.A), (scaling * B).to(update.B)), kept
+    return LowRank(A.to(update.A), B.to(update.B)), kept
 
 
 def project_adapter(
@@ -40,13 +35,14 @@ def project_adapter(
     target: Path | str,
     osrm_state_dict: Mapping[str, Tensor],
     *,
-    scaling: float,
-    keep_heads: bool,
+    faithful: bool,
 ) -> dict[str, float]:
     """`project` for a PEFT folder, written to another; returns the kept energy by module.
 
     Args:
-        keep_heads: copy the trained heads. The released code loses them.
+        faithful: do as the released code does. It forgets that PEFT multiplies the new factors by
+            `alpha / rank` again, so that the delta comes back twice as large at the paper's 16 / 8,
+            and it loses the trained heads. False keeps scale and heads.
 
     Raises:
         ValueError: an adapted module without an `A`.
@@ -54,12 +50,14 @@ def project_adapter(
     adapter = read_adapter(source)
     if missing := sorted(adapter.updates.keys() - osrm_state_dict.keys()):
         raise ValueError(f"no A for {missing[0]} ({len(missing)} modules) of {source}")
+    config = json.loads((Path(source) / "adapter_config.json").read_text())
+    again = config["lora_alpha"] / config["r"] if faithful else 1.0
     updates, kept = {}, {}
     for name, update in adapter.updates.items():
-        updates[name], kept[name] = project(update, osrm_state_dict[name], scaling=scaling)
-    config = json.loads((Path(source) / "adapter_config.json").read_text())
-    keys = ["base_model_name_or_path", "task_type"] + ["modules_to_save"] * keep_heads
-    heads = adapter.heads if keep_heads else {}
+        projected, kept[name] = project(update, osrm_state_dict[name])
+        updates[name] = projected * again
+    keys = ["base_model_name_or_path", "task_type"] + ["modules_to_save"] * (not faithful)
+    heads = {} if faithful else adapter.heads
     write_adapter(target, updates, heads, **{key: config[key] for key in keys})
     return kept
 
