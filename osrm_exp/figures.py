@@ -23,7 +23,7 @@ DEPTHS = [
     ("overlap_A", "end", "foreign", r"overlap of two tasks' $A$, after"),
     ("overlap_B", "end", "foreign", r"overlap of two tasks' $B$, after"),
     ("drift_A", "end", "own", r"drift of $A$"),
-    ("kept_energy", "end", "own", r"energy of $BA$ left in the rows of the initial $A$"),
+    ("kept_energy", "end", "own", r"energy of $BA$ in the initial rows"),
 ]
 
 
@@ -44,12 +44,11 @@ def heat_maps(rows: pd.DataFrame) -> Figure:
             image = ax.imshow(grid, vmin=0, vmax=means.max(), cmap="magma")
             ax.set_xticks(range(len(tasks)), tasks, rotation=90, fontsize=6)
             ax.set_yticks(range(len(tasks)), tasks if ax is line[0] else [], fontsize=6)
-            if line is axes[0]:
-                ax.set_title(init.replace(" ", "\n"), fontsize=8)
         line[0].set_ylabel(f"{title}\n\nadapter of", fontsize=7)
         figure.colorbar(image, ax=list(line), shrink=0.8).ax.tick_params(labelsize=6)
-    for ax in axes[-1]:
-        ax.set_xlabel("inputs of", fontsize=7)
+    for top, bottom, init in zip(axes[0], axes[-1], inits):
+        top.set_title(init.replace(" ", "\n"), fontsize=8)
+        bottom.set_xlabel("inputs of", fontsize=7)
     return figure
 
 

@@ -31,6 +31,7 @@ def test_a_heat_map_shows_the_mean_over_modules_of_every_ordered_pair(rows):
     images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
     assert len(images) == 2 * len(MAPS) and images[0].shape == (3, 3)
     assert images[0][0, 1] == pytest.approx(1.5) and images[1][0, 1] == pytest.approx(0.15)
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["gaussian", "osrm\ninit.row_norm=1"]
     assert images[0][2, 0] == 0 and images[0][0, 2] == pytest.approx(1.5)  # row: adapter
 
 
