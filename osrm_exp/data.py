@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from osrm_exp import mini
+from osrm_exp.hub import fetched
 from osrm_exp.spec import Task
 
 Batch = dict[str, torch.Tensor]
-_lost: dict[str, str] = {}  # a hub out of reach costs its retries once, not once a cell
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,13 @@ def read(task: Task, split: str) -> Dataset:
         if not file.is_file():
             raise ValueError(f"{task.name}: there is no file {file}")
         return Dataset.from_parquet(str(file))
-    if task.path in _lost:
-        raise ValueError(_lost[task.path])
     name = getattr(task, split)
-    try:
-        return load_dataset(task.path, task.name, revision=task.revision, split=name)
-    except (OSError, ValueError) as error:
-        _lost[task.path] = (
-            f"{task.name}: {task.path} could be had neither from the hub nor from its cache "
-            f"({type(error).__name__}); give local copies with dataset.path=DIR "
-            f"(DIR/{task.name}/{name}.parquet) and model.path=DIR (a checkpoint folder)"
-        )
-        raise ValueError(_lost[task.path]) from None
+    return fetched(
+        task.path,
+        lambda: load_dataset(task.path, task.name, revision=task.revision, split=name),
+        f"give local copies with dataset.path=DIR (DIR/{task.name}/{name}.parquet) and "
+        "model.path=DIR (a checkpoint folder)",
+    )
 
 
 @lru_cache(maxsize=64)

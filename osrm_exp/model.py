@@ -18,12 +18,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from osrm_exp.hub import fetched, first_line
 from osrm_exp.lora import LowRank, Update
 from osrm_exp.spec import Model
 
 logging.set_verbosity_error()  # a new head is expected here, not news
 logging.disable_progress_bar()
-_lost: dict[str, str] = {}  # a hub out of reach costs its retries once, not once a cell
 
 
 @lru_cache(maxsize=8)
@@ -186,23 +186,18 @@ def _config(model: Model, outputs: int, dropout: float | None = None):
 
 
 def _from(auto, model: Model, **options):
-    if model.path in _lost:
-        raise ValueError(_lost[model.path])
-    try:
+    def load():
         return auto.from_pretrained(model.path, revision=_revision(model), **options)
+
+    if not Path(model.path).is_dir():
+        return fetched(
+            model.path, load,
+            "give a local checkpoint with model.path=DIR and local rows with dataset.path=DIR",
+        )  # fmt: skip
+    try:
+        return load()
     except (OSError, ValueError) as error:
-        if Path(model.path).is_dir():
-            raise ValueError(f"{model.path} is not a checkpoint folder: {_first(error)}") from None
-        _lost[model.path] = (
-            f"{model.path} could be had neither from the hub nor from its cache "
-            f"({_first(error)}); give a local checkpoint with model.path=DIR and local rows "
-            "with dataset.path=DIR"
-        )
-        raise ValueError(_lost[model.path]) from None
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{model.path} is not a checkpoint folder: {first_line(error)}") from None
 
 
 def _revision(model: Model) -> str | None:
