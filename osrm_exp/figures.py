@@ -33,7 +33,7 @@ def heat_maps(rows: pd.DataFrame) -> Figure:
     One column of maps an initialisation; the maps of one line share a colour scale that starts at
     zero. The diagonal is a task's response to its own inputs.
     """
-    inits, tasks = list(rows.init.unique()), list(rows.task.unique())
+    inits, tasks = sorted(rows.init.unique()), list(rows.task.unique())
     figure = Figure(figsize=(1.9 * len(inits) + 1.6, 6.4), layout="constrained")
     axes = figure.subplots(len(MAPS), len(inits), squeeze=False)
     for line, (metric, stage, title) in zip(axes, MAPS):
@@ -64,7 +64,7 @@ def depth_plot(rows: pd.DataFrame) -> Figure:
         chosen = rows[(rows.metric == metric) & (rows.stage == stage)]
         own = chosen.other.isna() | (chosen.task == chosen.other)
         chosen = chosen[own if whose == "own" else ~own]
-        for number, init in enumerate(rows.init.unique()):
+        for number, init in enumerate(sorted(rows.init.unique())):
             line = chosen[chosen.init == init].groupby("module").value.mean().reindex(modules)
             ax.plot(range(len(modules)), line, label=init, marker=".", color=f"C{number % 10}")
         ax.set_title(title, fontsize=9)
