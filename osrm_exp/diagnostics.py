@@ -125,6 +125,19 @@ def tidy(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).dropna(subset="value", ignore_index=True)
 
 
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means of tidy rows over modules, tasks and seeds: one line an init.
+
+    Columns are `metric stage`; what is over pairs of tasks is split into `own` (a task with itself)
+    and `foreign`.
+    """
+    pair = rows.other.notna()
+    own = pair & (rows.task == rows.other)
+    whose = pd.Series("", rows.index).mask(pair, " foreign").mask(own, " own")
+    column = rows.metric + " " + rows.stage + whose
+    return rows.value.groupby([rows.init, column]).mean().unstack()
+
+
 def _lists(values: Tensor) -> list:
     """Nested lists with four significant digits; None for NaN, which JSON does not know."""
     if values.dim() > 1:

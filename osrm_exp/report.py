@@ -178,15 +178,25 @@ def write_tables(results: Path | str) -> str:
     return text.to_string(index=False) + f"\n\n{foot}"
 
 
+MEANS = (
+    "Means over modules, tasks and seeds, by stage of training; definitions in "
+    "`conf/diagnostics/layers.yaml`. own: a task's adapter on its own inputs; "
+    "foreign: on another's."
+)
+
+
 def write_report(results: Path | str) -> str:
-    """The tables of a results folder and, where there are diagnostics, their figures."""
+    """The tables of a results folder and, where there are diagnostics, their means and figures."""
     text = write_tables(results)
     diagnostics = read_rows(results, "diagnostics")
     if not diagnostics.empty:
-        from osrm_exp.diagnostics import tidy  # torch and matplotlib take seconds to import
+        from osrm_exp.diagnostics import summary, tidy  # torch and matplotlib: seconds to import
         from osrm_exp.figures import write_figures
 
-        write_figures(Path(results), tidy(diagnostics))
+        diagnostics = tidy(diagnostics)
+        table = summary(diagnostics).to_markdown(floatfmt=".3f")
+        (Path(results) / "diagnostics.md").write_text(f"{table}\n\n{MEANS}\n")
+        write_figures(Path(results), diagnostics)
     return text
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from osrm_exp.diagnostics import diagnose, drifts, kept, overlaps, responses, tidy
+from osrm_exp.diagnostics import diagnose, drifts, kept, overlaps, responses, summary, tidy
 from osrm_exp.lora import LowRank, stack
 
 OUT, IN = 5, 12
@@ -104,3 +104,20 @@ def test_diagnose_walks_modules_and_stages_and_tidy_spreads_its_rows():
     assert at_start == {"response_A", "overlap_A"}  # B is zero
     start, end = (found["q", stage, "response_A", "rte", "cola"] for stage in ("start", "end"))
     assert start == end > 0  # A did not move
+
+
+def test_the_summary_tells_own_from_foreign():
+    rows = pd.DataFrame(
+        [
+            {"init": "osrm", "module": m, "metric": metric, "stage": "end", "task": t, "other": o,
+             "value": v}
+            for m in "qv"
+            for metric, t, o, v in [
+                ("response_A", "a", "a", 4.0), ("response_A", "a", "b", 1.0),
+                ("response_A", "b", "a", 3.0), ("drift_A", "a", None, 0.5),
+            ]
+        ]
+    )  # fmt: skip
+    line = summary(rows).loc["osrm"]
+    assert line["response_A end own"] == 4 and line["response_A end foreign"] == 2
+    assert line["drift_A end"] == 0.5

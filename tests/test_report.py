@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from osrm_exp.report import lines, shown, write_tables
+from osrm_exp.report import lines, shown, write_report, write_tables
 from osrm_exp.results import write_rows
 
 
@@ -90,3 +90,23 @@ def test_all_formats_are_written(tmp_path):
     assert frame.set_index("merge").loc["ties", "a"] == 25
     with pytest.raises(ValueError, match="no rows yet"):
         write_tables(tmp_path / "empty")
+
+
+def test_diagnostics_become_means_and_figures_beside_the_tables(tmp_path):
+    found = {"cell": "c", "init": "osrm", "seed": 1, "tasks": ["a", "b"], "module": "layer.0.query"}
+    pairs, single = [[0.4, 0.1], [0.1, 0.4]], [0.2, 0.3]
+    metrics = {
+        "start": {"response_A": pairs, "overlap_A": pairs},
+        "end": {"response_A": pairs, "response_BA": pairs, "overlap_A": pairs, "overlap_B": pairs,
+                "drift_A": single, "kept_energy": single},
+    }  # fmt: skip
+    write_rows(tmp_path, "c", [row()])
+    write_rows(
+        tmp_path, "c",
+        [{**found, "stage": stage, "metric": m, "values": v}
+         for stage, of in metrics.items() for m, v in of.items()], "diagnostics",
+    )  # fmt: skip
+    write_report(tmp_path)
+    assert "0.250" in (tmp_path / "diagnostics.md").read_text()  # drift, mean of both tasks
+    assert (tmp_path / "interference.svg").stat().st_size > 1000
+    assert (tmp_path / "layers.svg").stat().st_size > 1000
