@@ -61,7 +61,7 @@ def test_every_arm_is_a_document_and_gives_its_rows(file):
     assert {"row_norm", "freeze", "peft"} <= config.keys()
     assert config["freeze"] in (None, "A", "B")
     if config["_target_"] is None:
-        assert isinstance(config["peft"], str) and config.keys() <= PIPELINE_KEYS
+        assert isinstance(config["peft"], str) and config.keys() <= PIPELINE_KEYS | {"corda"}
         return
     assert config["peft"] is True and config["_partial_"] is True
     G = grams(200)
