@@ -16,7 +16,6 @@ import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from osrm_exp.paired import paired_text
 from osrm_exp.results import read_rows
 
 SETUP = ["experiment", "model", "dataset", "tuning", "protocol", "setup"]
@@ -224,6 +223,8 @@ def main(folder: str, baseline: str | None = None) -> None:
     """Rebuilds a folder's tables and figures; against a baseline init also `paired.md`."""
     print(write_report(folder))
     if baseline:
+        from osrm_exp.paired import paired_text  # SciPy's statistics: not at every start
+
         text = paired_text(read_rows(folder), baseline)
         (Path(folder) / "paired.md").write_text(f"{text}\n")
         print(f"\n{text}")
