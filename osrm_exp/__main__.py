@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import sys
 import time
@@ -58,13 +59,17 @@ def _cell(config: dict) -> str:
 
 
 def _run(cell: Cell, config: dict) -> dict[str, list[dict]]:
+    if multiprocessing.parent_process():  # a launcher's worker
+        os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other
     from osrm_exp import pipeline  # imports torch: not before there is something to do
     from osrm_exp.artifacts import Workshop
     from osrm_exp.loggers import open_logger
     from osrm_exp.store import Store
 
     with open_logger(config["logger"], cell, config) as logger:
-        workshop = Workshop(Store(config["paths"]["store"]), dict(config["trainer"]), logger)
+        store = Store(config["paths"]["store"])
+        progress = "TQDM_DISABLE" not in os.environ
+        workshop = Workshop(store, dict(config["trainer"]), logger, progress)
         rows = pipeline.run(cell, workshop)
         if logger:
             headline = {f"merged/{r['task']}": r["value"] for r in rows if r["headline"]}
@@ -90,7 +95,7 @@ def main() -> None:
     logging.getLogger("huggingface_hub").propagate = False  # it prints by itself
     try:
         job()
-    except (HydraException, OmegaConfBaseException) as error:
+    except SENTENCES as error:
         if WANTS_TRACE:
             raise
         sys.exit(f"osrm_exp: {sentence(error)}")

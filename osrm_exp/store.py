@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock, Timeout
+
+log = logging.getLogger("osrm_exp")
 
 
 class Artifact(Protocol):
@@ -71,12 +74,15 @@ class Store:
         scratch = target.with_name(f".{target.name}.scratch")
         shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
         scratch.mkdir()
+        start = time.perf_counter()
         try:
             artifact.build(scratch, workshop)
             spec = json.dumps(artifact.model_dump(mode="json"), indent=2, sort_keys=True)
             (scratch / "spec.json").write_text(spec + "\n")
             _sync(scratch)
             scratch.rename(target)
+            kind, seconds = type(artifact).__name__, time.perf_counter() - start
+            log.info("%s %s: built in %.0f s", kind, target.name, seconds)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -42,6 +42,21 @@ def test_a_sweep_is_run_once_and_then_skipped(command, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "results" / "rows").iterdir()}
 
 
+def test_two_cells_side_by_side_build_what_both_need_once(command, tmp_path):
+    side_by_side = ("hydra/launcher=parallel", "merge=average,ties,individual,pretrained", "-m")
+    swept = run(command, *side_by_side)
+    assert swept.returncode == 0, swept.stderr
+    assert "4 finished, 0 skipped, 0 failed" in swept.stdout
+    assert len(list(tmp_path.glob("store/FineTune/[!.]*"))) == 2
+    assert (swept.stdout + swept.stderr).count(": built in") == 2
+    alone = run(command, "merge=average", f"paths.results={tmp_path / 'alone'}",
+                f"paths.store={tmp_path / 'other'}")  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    one, two = (read_rows(tmp_path / folder) for folder in ("alone", "results"))
+    two = two[two["merge"] == "average"]
+    assert one.value.tolist() == pytest.approx(two.value.tolist(), abs=1e-6)
+
+
 def test_a_killed_run_is_finished_by_the_same_command(command, tmp_path):
     slow = (*command, "merge=average", "tuning.epochs=30")
     process = subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
