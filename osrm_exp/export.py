@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def repeated(
     """The merge of a cell, once more, at the settings of its rows."""
     method = pipeline.check(cell).with_(**rows[0]["settings"])
     fine_tunes = [pipeline.fine_tune(cell, task) for task in cell.tasks]
-    statistics = pipeline.collect(cell, method, fine_tunes, workshop)
+    bench = partial(pipeline.Bench, cell, adapters, workshop)
+    statistics = pipeline.collect(cell, method, fine_tunes, workshop, bench)
     result = method(stacked([adapter.updates for adapter in adapters]), **statistics)
     if pipeline.per_task(result):
         raise ValueError(

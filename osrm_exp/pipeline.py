@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -44,13 +44,13 @@ def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
     store.get_all(list(dict.fromkeys(s for f in fine_tunes for s in needed(f))), workshop)
     folders = store.get_all(fine_tunes, workshop)
     adapters = [read_adapter(folder) for folder in folders]
-    statistics = collect(cell, method, fine_tunes, workshop)
-    bench = Bench(cell, adapters, workshop)
-    chosen, tuned_on = tuned(cell, method, bench, statistics)
+    bench = cache(partial(Bench, cell, adapters, workshop))  # statistics load a net first
+    statistics = collect(cell, method, fine_tunes, workshop, bench)
+    chosen, tuned_on = tuned(cell, method, bench(), statistics)
     method = method.with_(**chosen)
-    merged = method(bench.updates, **statistics)
+    merged = method(bench().updates, **statistics)
     merged, error = truncated(merged, cell.rank)
-    found = bench.scores(merged, "validation")
+    found = bench().scores(merged, "validation")
     shared = {
         **identity(cell, method), "chosen": chosen, "tuned_on": tuned_on, "output": form(merged),
         "truncation_error": error, "adapters": [f.digest for f in fine_tunes],
@@ -141,8 +141,9 @@ def needed(fine_tune: FineTune) -> Iterator[Statistic]:
 
 
 def collect(
-    cell: Cell, method: Method, fine_tunes: list[FineTune], workshop: Workshop
-) -> dict[str, Any]:
+    cell: Cell, method: Method, fine_tunes: list[FineTune], workshop: Workshop,
+    bench: Callable[[], Bench],
+) -> dict[str, Any]:  # fmt: skip
     """The statistics that a merge declares, by keyword: `{module: [task, …]}`, read lazily.
 
     What is asked `of: suite` is a function of the bench, and returns whatever the merge takes.
@@ -150,10 +151,8 @@ def collect(
     found = {}
     for keyword, how in method.statistics.items():
         if how["of"] == "suite":
-            adapters = [read_adapter(workshop.store.folder(f)) for f in fine_tunes]
             options = {k: v for k, v in how.items() if k != "of"}
-            statistic_of = instantiate(options, _partial_=True)
-            found[keyword] = statistic_of(Bench(cell, adapters, workshop))
+            found[keyword] = instantiate(options, _partial_=True)(bench())
             continue
         experts = fine_tunes if how["of"] == "expert" else [None] * len(fine_tunes)
         wanted = [statistic(cell, t, how, e) for t, e in zip(cell.tasks, experts)]
