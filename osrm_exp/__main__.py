@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import hydra
@@ -99,6 +100,11 @@ def main() -> None:
         if WANTS_TRACE:
             raise
         sys.exit(f"osrm_exp: {sentence(error)}")
+    except BrokenExecutor:
+        sys.exit(
+            "osrm_exp: a worker process was killed, most likely for want of memory; the same "
+            "command continues, and hydra/launcher=basic runs one cell at a time"
+        )
     except KeyboardInterrupt:
         print("\nosrm_exp: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor, nn
@@ -72,23 +72,32 @@ def adapted_modules(
     """The linear modules that LoRA adapts, by name, in the order of the network.
 
     Raises:
-        ValueError: a block that names no module, or a rank above a module's width.
+        ValueError: a block that names no module or one that is not linear, or a rank above a
+            module's width.
     """
-    found: dict[str, nn.Module] = {}
-    suffixes = {model.blocks[block]: block for block in blocks}
-    for name, module in net.named_modules():
-        if (suffix := name.rpartition(".")[2]) in suffixes:
-            found[name] = module
-            widths = module.weight.shape
-            if rank > min(widths):
-                raise ValueError(
-                    f"tuning.lora.r={rank} is above the width of {name}, "
-                    f"{widths[0]} x {widths[1]}: choose at most {min(widths)}"
-                )
-    for suffix, block in suffixes.items():
-        if not any(name.endswith(f".{suffix}") for name in found):
-            raise ValueError(f"{model.name} has no module .{suffix} (model.blocks.{block})")
+    named, chosen = dict(net.named_modules()), set()
+    for block in blocks:
+        fitting = {name for name in named if _ends(name, model.blocks[block])}
+        if not fitting:
+            raise ValueError(
+                f"{model.name} has no module .{model.blocks[block]} (model.blocks.{block})"
+            )
+        chosen |= fitting
+    found = {name: module for name, module in named.items() if name in chosen}
+    for name, module in found.items():
+        if not isinstance(module, nn.Linear):
+            raise ValueError(f"{name} is no linear module: LoRA cannot adapt it (model.blocks)")
+        if rank > min(module.weight.shape):
+            raise ValueError(
+                f"tuning.lora.r={rank} is above the width of {name}, {module.out_features} x "
+                f"{module.in_features}: choose at most {min(module.weight.shape)}"
+            )
     return found
+
+
+def _ends(name: str, pattern: str) -> bool:
+    """Whether a module's last parts are the pattern's; `*` stands for one part."""
+    return PurePosixPath(name.replace(".", "/")).match(pattern.replace(".", "/"))
 
 
 def heads_of(net: nn.Module, model: Model) -> dict[str, nn.Module]:

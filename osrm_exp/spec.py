@@ -51,7 +51,7 @@ class Model(Spec):
     name: str = Field(exclude=True)
     path: str = Field(exclude=True)
     revision: str | None = Field(default=None, exclude=True)
-    blocks: dict[str, str]
+    blocks: dict[str, str]  # last parts of a module's name; `*` is any one part
     heads: tuple[str, ...]
     attention: Literal["sdpa", "eager"] = "sdpa"
     weights: str  # identity of the checkpoint, see `identity`

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,23 @@ def test_ctrl_c_is_one_sentence_and_leaves_nothing_half_done(command, tmp_path):
     assert "interrupted; the same command continues" in errors and "Traceback" not in errors
     assert not list(tmp_path.glob("store/FineTune/.*.scratch"))
     assert not list(tmp_path.glob("results/rows/*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in /proc")
+def test_a_killed_worker_is_one_sentence_and_the_same_command_continues(command, tmp_path):
+    sweep = (*command, "hydra/launcher=parallel", "merge=average,ties", "tuning.epochs=5", "-m")
+    process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("store/FineTune/.*.scratch")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    named = {child: Path(f"/proc/{child}/cmdline").read_text() for child in children}
+    worker = next(child for child, name in named.items() if "popen_loky" in name)
+    os.kill(int(worker), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert "a worker process was killed" in errors and "the same command continues" in errors
+    assert "2 finished, 0 skipped, 0 failed" in run(sweep).stdout
 
 
 def test_one_failed_cell_hides_no_other(command, tmp_path):

@@ -16,6 +16,26 @@ def test_blocks_find_every_attention_of_a_family(cell):
                adapted_modules(skeleton(cell("t5").model, 2), cell("t5").model, ["v"]))  # fmt: skip
 
 
+def test_a_block_can_be_told_apart_by_more_parts_of_its_name(cell):
+    blocks = {
+        "o": "attention.output.dense", "up": "intermediate.dense", "down": "layer.*.output.dense",
+        "norm": "LayerNorm", "gone": "layer.output.dense",
+    }  # fmt: skip
+    model = cell("bert").model.model_copy(update={"blocks": blocks})
+    net = skeleton(model, 2)
+    for block, end in {"o": "attention.output.dense", "up": "intermediate.dense"}.items():
+        found = adapted_modules(net, model, [block])
+        assert len(found) == 2 and all(name.endswith(f".{end}") for name in found)
+    down = adapted_modules(net, model, ["down"])
+    assert len(down) == 2 and not any("attention" in name for name in down)
+    every = adapted_modules(net, model, ["down", "up", "o"])
+    assert len(every) == 6 and "pooler" not in " ".join(every)
+    with pytest.raises(ValueError, match="is no linear module"):
+        adapted_modules(net, model, ["norm"])
+    with pytest.raises(ValueError, match=r"has no module \.layer\.output\.dense"):
+        adapted_modules(net, model, ["gone"])
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "t5", "llama"])
 def test_a_task_gets_its_own_head_back_whatever_its_width(cell, family):
     model = cell(family).model
