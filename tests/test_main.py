@@ -31,6 +31,12 @@ def run(command, *overrides, **options):
     )
 
 
+def wait_for(folder, pattern):
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def test_a_sweep_is_run_once_and_then_skipped(command, tmp_path):
     sweep = ("merge=average,individual", "init=gaussian", "-m")
     first = run(command, *sweep)
@@ -62,9 +68,7 @@ def test_a_killed_run_is_finished_by_the_same_command(command, tmp_path):
     slow = (*command, "merge=average", "tuning.epochs=30")
     process = subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     adapters = tmp_path / "store" / "FineTune"
-    deadline = time.monotonic() + 120
-    while not list(adapters.glob("[!.]*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(adapters, "[!.]*")
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = list(adapters.glob("[!.]*"))
@@ -82,9 +86,7 @@ def test_ctrl_c_is_one_sentence_and_leaves_nothing_half_done(command, tmp_path):
         [*command, "merge=average", "tuning.epochs=2000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("store/FineTune/.*.scratch")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(tmp_path, "store/FineTune/.*.scratch")
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -98,9 +100,7 @@ def test_ctrl_c_is_one_sentence_and_leaves_nothing_half_done(command, tmp_path):
 def test_a_killed_worker_is_one_sentence_and_the_same_command_continues(command, tmp_path):
     sweep = (*command, "hydra/launcher=parallel", "merge=average,ties", "tuning.epochs=5", "-m")
     process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("store/FineTune/.*.scratch")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(tmp_path, "store/FineTune/.*.scratch")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     named = {child: Path(f"/proc/{child}/cmdline").read_text() for child in children}
     worker = next(child for child, name in named.items() if "popen_loky" in name)
