@@ -42,7 +42,7 @@ def expected(cell, rows, shop, index, rank=None) -> torch.Tensor:
     merged, _ = pipeline.truncated(export.repeated(cell, rows, adapters, shop), rank)
     heads = new_heads(cell.model, cell.tasks[index].outputs, adapters[index].heads)
     torch.manual_seed(0)
-    net = load_backbone(cell.model, 1, precision="fp32")
+    net = load_backbone(cell.model, 1, precision=cell.tuning.precision).float()
     with applied(net, dict(merged), heads):
         return logits(net)
 
@@ -93,9 +93,10 @@ def test_with_a_task_the_adapter_is_complete(cell, shop, tmp_path, family):
     close(logits(net), expected(chosen, rows, shop, 2))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_loads_with_equal_logits(cell, shop, tmp_path, family):
-    chosen = cell(family, "merge=ties")
+@pytest.mark.parametrize("family, precision", [*((f, "fp32") for f in FAMILIES), ("t5", "bf16")])
+def test_a_checkpoint_loads_with_equal_logits(cell, shop, tmp_path, family, precision):
+    """Of a bf16 cell too: its base as it was rounded, the deltas exactly."""
+    chosen = cell(family, "merge=ties", f"tuning.precision={precision}")
     rows = pipeline.run(chosen, shop)
     options = {"rank": None, "merged": True}
     out = export.export(chosen, rows, tmp_path / "mnli", shop, **options, task="mnli")
