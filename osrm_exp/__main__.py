@@ -70,7 +70,7 @@ def _run(cell: Cell, config: dict) -> dict[str, list[dict]]:
     with open_logger(config["logger"], cell, config) as logger:
         store = Store(config["paths"]["store"])
         progress = "TQDM_DISABLE" not in os.environ
-        workshop = Workshop(store, dict(config["trainer"]), logger, progress)
+        workshop = Workshop(store, logger=logger, progress=progress, **config["trainer"])
         rows = pipeline.run(cell, workshop)
         if logger:
             headline = {f"merged/{r['task']}": r["value"] for r in rows if r["headline"]}

@@ -47,12 +47,24 @@ log = logging.getLogger("osrm_exp")
 
 @dataclass
 class Workshop:
-    """Where artifacts are built; nothing here changes what is built."""
+    """Where artifacts are built and cells are scored; nothing here changes what comes out.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
 
     store: Store
-    trainer: dict[str, Any]
+    accelerator: str = "cpu"
     logger: Any = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            raise ValueError("trainer=gpu, but torch sees no GPU here: trainer=cpu runs without")
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
 
 class Statistic(Spec):
@@ -84,7 +96,7 @@ class Statistic(Spec):
         batches = rows.batches("train", 16, self.samples, pad_to)
         torch.manual_seed(0)  # the head of the base model is new; no gram sees it
         net = load_backbone(self.model, self.task.outputs, precision=self.precision).eval()
-        net = net.to(_device(workshop))
+        net = net.to(workshop.device)
         batches = [{k: v.to(net.device) for k, v in batch.items()} for batch in batches]
         modules = list(adapted_modules(net, self.model, self.blocks))
         with ExitStack() as contexts:
@@ -217,7 +229,7 @@ class FineTune(Spec):
         )
         shown = {"enable_model_summary": False, "enable_progress_bar": workshop.progress}
         trainer = pl.Trainer(
-            **workshop.trainer, **shown, max_epochs=self.tuning.epochs,
+            accelerator=workshop.accelerator, devices=1, **shown, max_epochs=self.tuning.epochs,
             gradient_clip_val=self.tuning.clip, logger=workshop.logger or False,
             callbacks=[initialize, best], num_sanity_val_steps=0, log_every_n_steps=10,
         )  # fmt: skip
@@ -304,11 +316,6 @@ def _data(model: Model, task: Task, max_length: int, truncation_side: str) -> da
 def _seed(seed: int, *names: str) -> int:
     digest = hashlib.sha256("/".join((str(seed), *names)).encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-def _device(workshop: Workshop) -> torch.device:
-    cpu = workshop.trainer.get("accelerator") == "cpu" or not torch.cuda.is_available()
-    return torch.device("cpu" if cpu else "cuda")
 
 
 Statistic.model_rebuild()

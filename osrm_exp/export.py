@@ -192,7 +192,7 @@ def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, list[Row], Workshop
             f"{file} is of the cell {digest}; its overrides compose {cell.digest} today, because "
             "the configs, the data or the checkpoint have changed: run the cell again"
         )
-    return cell, rows, Workshop(Store(config["paths"]["store"]), dict(config["trainer"]))
+    return cell, rows, Workshop(Store(config["paths"]["store"]), **config["trainer"])
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -199,7 +199,7 @@ class Bench:
         self.updates: dict[str, LowRank] = stacked([adapter.updates for adapter in adapters])
         tuning = cell.tuning
         self.net = _network(cell.model, tuning.precision)
-        self.net.to("cpu" if workshop.trainer.get("accelerator") == "cpu" else _fastest())
+        self.net.to(workshop.device)
         self.batch_size = 4 * tuning.batch_size  # no gradients to keep
         self.data = data_of(cell)
         self.heads = [
@@ -225,10 +225,6 @@ class Bench:
 @lru_cache(maxsize=1)
 def _network(model, precision: str):
     return load_backbone(model, 1, precision=precision).eval()
-
-
-def _fastest() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _select(update: Update, task: int) -> Update:

@@ -127,6 +127,12 @@ class Protocol(Spec):
         return self
 
 
+class Trainer(Spec):
+    """Where fine-tuning and scoring run. It changes no number, so it is in no digest."""
+
+    accelerator: Literal["cpu", "gpu"]
+
+
 class Cell(Spec):
     """One point of a sweep."""
 
@@ -183,6 +189,7 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     Raises:
         ValueError: see `build`; also an unknown block, task or folder.
     """
+    build(Trainer, config["trainer"], "trainer")
     protocol = build(Protocol, config["protocol"], "protocol")
     tuning = build(Tuning, config["tuning"], "tuning")
     weights = identity(config["model"]["path"], config["model"].get("revision"), "model.path")

@@ -140,4 +140,4 @@ def cell(configured):
 
 @pytest.fixture
 def workshop(tmp_path) -> Workshop:
-    return Workshop(Store(tmp_path / "store"), {"accelerator": "cpu", "devices": 1}, progress=False)
+    return Workshop(Store(tmp_path / "store"), progress=False)

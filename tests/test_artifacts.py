@@ -4,9 +4,11 @@ import json
 import warnings
 
 import pytest
+import torch
 
 from osrm_exp import CONF, pipeline
 from osrm_exp.adapter import read_adapter
+from osrm_exp.artifacts import Workshop
 
 INITS = sorted(file.stem for file in (CONF / "init").glob("*.yaml"))
 
@@ -36,3 +38,9 @@ def test_a_base_that_peft_modified_gives_a_delta_of_twice_the_rank(cell, worksho
     chosen = cell("roberta", f"init={init}", "merge=individual")
     rows = pipeline.run(chosen, workshop)
     assert rows[0]["output"] == "per_task, lowrank 8"  # r=4
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(workshop, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="no GPU here: trainer=cpu"):
+        Workshop(workshop.store, "gpu")

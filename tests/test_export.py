@@ -28,7 +28,7 @@ BATCH = {"input_ids": torch.tensor([[5, 9, 14, 7, 1], [6, 8, 1, 0, 0]]),
 def shop(tmp_path_factory) -> Workshop:
     """One store for the whole module: every family is trained once."""
     store = Store(tmp_path_factory.mktemp("store"))
-    return Workshop(store, {"accelerator": "cpu", "devices": 1}, progress=False)
+    return Workshop(store, progress=False)
 
 
 def logits(net) -> torch.Tensor:

@@ -5,7 +5,7 @@ from osrm_exp.spec import cell_from, identity
 
 def test_the_digest_names_what_changes_numbers(cell):
     base = cell("roberta")
-    same = ["trainer.devices=2", "paths.store=elsewhere", "logger=wandb"]
+    same = ["trainer=gpu", "paths.store=elsewhere", "logger=wandb"]
     for override in same:
         assert cell("roberta", override).digest == base.digest, override
     other = ["seed=1", "tuning.lr=1", "merge.scaling=0.2", "init=kaiming", "dataset.seed=3",
@@ -51,3 +51,8 @@ def test_per_task_settings_touch_their_task_alone(configured):
         cell_from(configured("roberta", "+tuning.per_task.nope.lr=0.5"))
     with pytest.raises(ValueError, match=r"per_task\.stsb\.speed is not an option"):
         cell_from(configured("roberta", "+tuning.per_task.stsb.speed=1")).tuning.of("stsb")
+
+
+def test_a_trainer_has_no_option_that_could_change_a_number(configured):
+    with pytest.raises(ValueError, match=r"trainer\.devices is not an option.*accelerator"):
+        cell_from(configured("roberta", "+trainer.devices=2"))

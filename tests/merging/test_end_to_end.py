@@ -20,7 +20,7 @@ TWO_TASKS = {"slerp"}
 def shop(tmp_path_factory) -> Workshop:
     """One store for all methods: three adapters are trained, once."""
     store = Store(tmp_path_factory.mktemp("store"))
-    return Workshop(store, {"accelerator": "cpu", "devices": 1}, progress=False)
+    return Workshop(store, progress=False)
 
 
 @pytest.mark.parametrize("name", NAMES)
