@@ -39,7 +39,7 @@ from osrm_exp.model import (
     new_heads,
 )
 from osrm_exp.module import LoraFineTuning
-from osrm_exp.spec import Model, Spec, Task, Tuning
+from osrm_exp.spec import Init, Model, Spec, Task, Tuning
 from osrm_exp.store import Store
 
 log = logging.getLogger("osrm_exp")
@@ -197,7 +197,7 @@ class FineTune(Spec):
             return {
                 n: layer.lora_A["default"].weight.detach().clone() for n, layer in layers.items()
             }
-        options = {k: v for k, v in self.init.items() if k not in INIT_KEYS}
+        options = {k: v for k, v in self.init.items() if k not in Init.model_fields}
         init = instantiate(options, _partial_=True)
         own = {k: read_statistic(workshop.store.folder(s)) for k, s in self.own.items()}
         others = {
@@ -274,9 +274,6 @@ def _minus(update: LowRank, start: LowRank) -> LowRank:
 def read_start(folder: Path) -> dict[str, Tensor]:
     """A fine-tune's initial `A [rank, in]`, by module."""
     return load_file(folder / "start.safetensors")
-
-
-INIT_KEYS = ("row_norm", "freeze", "peft", "shared", "statistics")
 
 
 @contextmanager

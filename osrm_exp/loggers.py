@@ -9,12 +9,13 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from osrm_exp.spec import Cell
+from osrm_exp.spec import Cell, check_target
 
 
 @contextmanager
 def open_logger(config: Mapping[str, Any], cell: Cell, everything: Mapping[str, Any]) -> Iterator:
     """The Lightning logger of a cell, or None where none is asked for."""
+    check_target("logger", config, keywords=["name"])
     if config.get("_target_") is None:
         yield None
         return

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache, lru_cache, partial
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from osrm_exp import data
 from osrm_exp.adapter import Adapter, read_adapter, stacked
 from osrm_exp.artifacts import FineTune, Statistic, Workshop, read_start, read_statistic
 from osrm_exp.diagnostics import diagnose
+from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Update, truncate
 from osrm_exp.merging.method import Method
 from osrm_exp.metrics import metrics_of, scores
@@ -31,7 +33,7 @@ from osrm_exp.model import (
     new_heads,
     skeleton,
 )
-from osrm_exp.spec import Cell, Task
+from osrm_exp.spec import Cell, Init, Task, check_target
 
 
 def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
@@ -87,8 +89,17 @@ def check(cell: Cell) -> Method:
             raise ValueError(
                 f"merge.statistics.{keyword}.of is {of!r}: choose expert, pretrained or suite"
             )
-    if cell.init.get("_target_"):
-        instantiate({k: v for k, v in cell.init.items() if k != "statistics"}, _partial_=True)
+    declared = cell.init.get("statistics", {})
+    options = {k: v for k, v in cell.init.items() if k not in Init.model_fields}
+    check_target("init", options, 2, ("generator", *declared))
+    row_norm(torch.ones(1, 1), cell.init["row_norm"])
+    check_target("search", cell.search, 2)
+    for how in chain.from_iterable(
+        found.values() for found in (declared, method.statistics, cell.diagnostics or {})
+    ):
+        suite = how.get("of") == "suite"
+        options = {k: v for k, v in how.items() if k != "of" and (suite or k != "samples")}
+        check_target("statistics", options, 1 if suite else 3)
     for task in cell.tasks:
         metrics_of(task)
     net = skeleton(cell.model, cell.tasks[0].outputs)
@@ -105,7 +116,7 @@ def data_of(cell: Cell) -> list[data.TaskData]:
 
 def fine_tune(cell: Cell, task: Task) -> FineTune:
     """The artifact that a cell needs for one task: its own statistics and those of the others."""
-    declared = cell.init.get("statistics") or {}
+    declared = cell.init.get("statistics", {})
     own, others = {}, {}
     for keyword, how in declared.items():
         if keyword == "others":

@@ -7,13 +7,15 @@ Nothing here imports torch, so a finished sweep is recognised in a second. A fie
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from hydra.utils import get_method
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -113,6 +115,17 @@ class Tuning(Spec):
         return build(Tuning, {**fields, "per_task": {}}, f"tuning.per_task.{task}")
 
 
+class Init(Spec):
+    """What the pipeline reads of an init; every other key is an option of its function."""
+
+    row_norm: float | str | None
+    freeze: Literal["A", "B"] | None
+    peft: bool | str
+    corda: dict[str, Any] | None = None
+    shared: bool = False
+    statistics: dict[str, dict[str, Any]] = {}
+
+
 class Protocol(Spec):
     """Which split chooses, which split reports."""
 
@@ -125,6 +138,35 @@ class Protocol(Spec):
         if self.select == "tune" and self.holdout == 0:
             raise ValueError("select=tune needs protocol.holdout > 0")
         return self
+
+
+class Paths(Spec):
+    """Where things lie."""
+
+    store: str
+    results: str
+    logs: str
+
+
+class Config(Spec):
+    """The composed configuration, its groups unread; `conf/config.yaml` explains the keys."""
+
+    experiment: str
+    model: dict[str, Any]
+    dataset: dict[str, Any]
+    tuning: dict[str, Any]
+    init: dict[str, Any]
+    merge: dict[str, Any]
+    search: dict[str, Any]
+    protocol: dict[str, Any]
+    diagnostics: dict[str, Any]
+    trainer: dict[str, Any]
+    logger: dict[str, Any]
+    paths: dict[str, Any]
+    rank: PositiveInt | None
+    seed: int
+    names: dict[str, str]
+    overrides: list[str]
 
 
 class Trainer(Spec):
@@ -178,9 +220,45 @@ def build(cls: type[S], fields: Mapping[str, Any], where: str) -> S:
         key = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
         if first["type"] == "extra_forbidden":
             known = ", ".join(cls.model_fields)
-            raise ValueError(f"{key} is not an option; {where} has: {known}") from None
+            raise ValueError(
+                f"{key} is not an option; {where or 'the config'} has: {known}"
+            ) from None
         got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
         raise ValueError(f"{key}: {first['msg']}{got}") from None
+
+
+def check_options(
+    what: str, function: Callable, options: Mapping[str, Any], positional: int = 0,
+    keywords: Iterable[str] = (),
+) -> None:  # fmt: skip
+    """Whether a function takes the options of a config, and no other is missing.
+
+    Args:
+        positional: how many arguments the caller puts first.
+        keywords: which ones the caller adds by name.
+
+    Raises:
+        ValueError: an option that the function does not take, or one that it misses.
+    """
+    signature, given = inspect.signature(function), dict.fromkeys(keywords)
+    try:
+        signature.bind(*[None] * positional, **{**given, **options})
+    except TypeError as error:
+        known = [name for name in list(signature.parameters)[positional:] if name not in given]
+        takes = f"it takes: {', '.join(known)}" if known else "it takes no option"
+        raise ValueError(f"{what}: {error}; {takes}") from None
+
+
+def check_target(
+    what: str, config: Mapping[str, Any], positional: int = 0, keywords: Iterable[str] = ()
+) -> None:
+    """`check_options` of the `_target_` that a config names; where that is null, nothing is."""
+    options = {k: v for k, v in config.items() if k not in ("_target_", "_partial_")}
+    if config.get("_target_"):
+        function = get_method(config["_target_"])
+        check_options(f"{what} {function.__name__}", function, options, positional, keywords)
+    elif options:
+        raise ValueError(f"{what}.{next(iter(options))} is not an option of this {what}")
 
 
 def cell_from(config: Mapping[str, Any]) -> Cell:
@@ -189,7 +267,10 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     Raises:
         ValueError: see `build`; also an unknown block, task or folder.
     """
+    build(Config, config, "")
+    build(Paths, config["paths"], "paths")
     build(Trainer, config["trainer"], "trainer")
+    build(Init, {k: v for k, v in config["init"].items() if k in Init.model_fields}, "init")
     protocol = build(Protocol, config["protocol"], "protocol")
     tuning = build(Tuning, config["tuning"], "tuning")
     weights = identity(config["model"]["path"], config["model"].get("revision"), "model.path")

@@ -7,10 +7,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from osrm_exp import eigen, inits
+from osrm_exp.spec import Init
 
 WIDTH, RANK = 24, 3
 ARMS = sorted((Path(__file__).parents[1] / "conf/init").glob("*.yaml"))
-PIPELINE_KEYS = {"_target_", "_partial_", "row_norm", "freeze", "peft", "shared", "statistics"}
+PIPELINE_KEYS = {"_target_", "_partial_", *Init.model_fields}
 
 
 def generator(seed=0):
@@ -61,7 +62,7 @@ def test_every_arm_is_a_document_and_gives_its_rows(file):
     assert {"row_norm", "freeze", "peft"} <= config.keys()
     assert config["freeze"] in (None, "A", "B")
     if config["_target_"] is None:
-        assert isinstance(config["peft"], str) and config.keys() <= PIPELINE_KEYS | {"corda"}
+        assert isinstance(config["peft"], str) and config.keys() <= PIPELINE_KEYS
         return
     assert config["peft"] is True and config["_partial_"] is True
     G = grams(200)

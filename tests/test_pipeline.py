@@ -135,6 +135,14 @@ def test_arms_of_one_initialisation_have_names_of_their_own(cell):
         (["dataset.tasks.cola.headline=bleu"], "headline 'bleu'"),
         (["protocol.holdout=0"], "holdout"),
         (["init=osrm", "dataset.only=[cola]"], "at least two tasks"),
+        (["+momentum=1"], "momentum is not an option; the config has"),
+        (["+paths.cache=x"], "paths.cache is not an option"),
+        (["+search.trials=9"], "search.trials is not an option"),
+        (["+init.scale=2"], "init gaussian: .*'scale'; it takes no option"),
+        (["init=pissa", "+init.scale=2"], "init.scale is not an option"),
+        (["init.freeze=C"], "init.freeze: .* 'A' or 'B'"),
+        (["init.row_norm=long"], "row_norm is 'long'"),
+        (["init=osrm", "+init.statistics.others.layer=2"], "statistics gram: .*'layer'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(cell, workshop, overrides, sentence):

@@ -10,6 +10,7 @@ from typing import Any
 from hydra.utils import get_method
 
 from osrm_exp.lora import LowRank, Update
+from osrm_exp.spec import check_options
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,5 @@ class Method:
         return self.function(updates, **statistics, **self.settings)
 
     def _check(self, settings: Mapping[str, Any]) -> None:
-        signature, name = inspect.signature(self.function), self.function.__name__
-        needed = dict.fromkeys(self.statistics)
-        try:
-            signature.bind({}, **needed, **settings)
-        except TypeError as error:
-            known = [p for p in list(signature.parameters)[1:] if p not in needed]
-            raise ValueError(f"merge {name}: {error}; it takes: {', '.join(known)}") from None
+        what = f"merge {self.function.__name__}"
+        check_options(what, self.function, settings, 1, self.statistics)
