@@ -197,8 +197,7 @@ class FineTune(Spec):
             return {
                 n: layer.lora_A["default"].weight.detach().clone() for n, layer in layers.items()
             }
-        options = {k: v for k, v in self.init.items() if k not in Init.model_fields}
-        init = instantiate(options, _partial_=True)
+        init = instantiate(Init.options(self.init), _partial_=True)
         own = {k: read_statistic(workshop.store.folder(s)) for k, s in self.own.items()}
         others = {
             k: [read_statistic(workshop.store.folder(s)) for s in statistics]

@@ -90,16 +90,16 @@ def check(cell: Cell) -> Method:
                 f"merge.statistics.{keyword}.of is {of!r}: choose expert, pretrained or suite"
             )
     declared = cell.init.get("statistics", {})
-    options = {k: v for k, v in cell.init.items() if k not in Init.model_fields}
-    check_target("init", options, 2, ("generator", *declared))
-    row_norm(torch.ones(1, 1), cell.init["row_norm"])
+    check_target("init", Init.options(cell.init), 2, ("generator", *declared))
+    row_norm(torch.ones(1, 1), cell.init["row_norm"])  # for what it raises
     check_target("search", cell.search, 2)
     for how in chain.from_iterable(
         found.values() for found in (declared, method.statistics, cell.diagnostics or {})
     ):
-        suite = how.get("of") == "suite"
-        options = {k: v for k, v in how.items() if k != "of" and (suite or k != "samples")}
-        check_target("statistics", options, 1 if suite else 3)
+        if how.get("of") == "suite":
+            check_target("statistics", _but_of(how), 1)
+        else:
+            check_target("statistics", statistic(cell, cell.tasks[0], how).how, 3)
     for task in cell.tasks:
         metrics_of(task)
     net = skeleton(cell.model, cell.tasks[0].outputs)
@@ -162,14 +162,17 @@ def collect(
     found = {}
     for keyword, how in method.statistics.items():
         if how["of"] == "suite":
-            options = {k: v for k, v in how.items() if k != "of"}
-            found[keyword] = instantiate(options, _partial_=True)(bench())
+            found[keyword] = instantiate(_but_of(how), _partial_=True)(bench())
             continue
         experts = fine_tunes if how["of"] == "expert" else [None] * len(fine_tunes)
         wanted = [statistic(cell, t, how, e) for t, e in zip(cell.tasks, experts)]
         folders = workshop.store.get_all(wanted, workshop)
         found[keyword] = TaskStack([read_statistic(folder) for folder in folders])
     return found
+
+
+def _but_of(how: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in how.items() if k != "of"}
 
 
 class TaskStack(Mapping):

@@ -125,6 +125,11 @@ class Init(Spec):
     shared: bool = False
     statistics: dict[str, dict[str, Any]] = {}
 
+    @classmethod
+    def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The function of an init config and its options."""
+        return {key: value for key, value in config.items() if key not in cls.model_fields}
+
 
 class Protocol(Spec):
     """Which split chooses, which split reports."""
