@@ -17,9 +17,10 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -123,7 +124,12 @@ def read_statistic(folder: Path) -> LazyTensors:
 
 
 class FineTune(Spec):
-    """One task's LoRA adapter and head, trained from one initialisation."""
+    """One task's LoRA adapter and head, trained from one initialisation.
+
+    With `intermediate` it continues from that task's adapter in place of the initialisation:
+    factors, and head tensors where the shapes agree.  Phang et al. 2018, arXiv 1811.01088; for
+    LoRA on GLUE: Hu et al. 2022, arXiv 2106.09685, appendix D.1.
+    """
 
     model: Model
     task: Task
@@ -133,6 +139,7 @@ class FineTune(Spec):
     others: dict[str, tuple[Statistic, ...]]
     select: str
     seed: int
+    intermediate: FineTune | None = Field(default=None, exclude_if=lambda found: found is None)
     version: int = 2
 
     @property
@@ -148,6 +155,7 @@ class FineTune(Spec):
             self._build(folder, workshop)
 
     def _build(self, folder: Path, workshop: Workshop) -> None:
+        before = self.intermediate and workshop.store.get(self.intermediate, workshop)
         pl.seed_everything(self.seed, verbose=False)
         tuning, lora = self.tuning, self.tuning.lora
         net = load_backbone(
@@ -166,6 +174,9 @@ class FineTune(Spec):
         net = get_peft_model(net, config)
         module = LoraFineTuning(net, self.task, tuning)
         taken = _taken_from_base(module)
+        if before:
+            factors = load_file(before / "adapter_model.safetensors")
+            set_peft_model_state_dict(net, factors, ignore_mismatched_sizes=True)  # of heads alone
         starts = self._starts(module, workshop)
         initialize = InitializeLora(starts, self.init["freeze"])
         save_file(starts, folder / "start.safetensors")
@@ -191,9 +202,9 @@ class FineTune(Spec):
         preprocess_corda(net, config, lambda: [net(**row) for row in inputs])
 
     def _starts(self, module: LoraFineTuning, workshop: Workshop) -> dict[str, Tensor]:
-        """`{module: A [rank, in]}`; as PEFT made them where the init is one of PEFT's."""
+        """`{module: A [rank, in]}`; as they are where the init is PEFT's or the task continues."""
         layers = module.lora_layers()
-        if self.init.get("_target_") is None:
+        if self.init.get("_target_") is None or self.intermediate:
             return {
                 n: layer.lora_A["default"].weight.detach().clone() for n, layer in layers.items()
             }

@@ -115,8 +115,12 @@ def data_of(cell: Cell) -> list[data.TaskData]:
 
 
 def fine_tune(cell: Cell, task: Task) -> FineTune:
-    """The artifact that a cell needs for one task: its own statistics and those of the others."""
-    declared = cell.init.get("statistics", {})
+    """The artifact that a cell needs for one task: its own statistics and those of the others,
+    or the adapter of the task that it continues from."""
+    tuning, first = cell.tuning.of(task.name), None
+    if tuning.intermediate:
+        first = fine_tune(cell, next(t for t in cell.tasks if t.name == tuning.intermediate))
+    declared = {} if first else cell.init.get("statistics", {})
     own, others = {}, {}
     for keyword, how in declared.items():
         if keyword == "others":
@@ -127,8 +131,8 @@ def fine_tune(cell: Cell, task: Task) -> FineTune:
         else:
             own[keyword] = statistic(cell, task, how)
     return FineTune(
-        model=cell.model, task=task, tuning=cell.tuning.of(task.name), init=cell.init,
-        own=own, others=others, select=cell.protocol.select, seed=cell.seed,
+        model=cell.model, task=task, tuning=tuning, init=cell.init, own=own, others=others,
+        select=cell.protocol.select, seed=cell.seed, intermediate=first,
     )  # fmt: skip
 
 

@@ -107,6 +107,7 @@ class Tuning(Spec):
     gradient_checkpointing: bool
     max_length: PositiveInt
     truncation_side: Literal["left", "right"]
+    intermediate: str | None = Field(default=None, exclude_if=lambda task: task is None)
     per_task: dict[str, dict[str, Any]] = {}
 
     def of(self, task: str) -> Tuning:
@@ -290,6 +291,7 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     for name in tuning.per_task:
         if name not in suite["tasks"]:
             raise ValueError(f"tuning.per_task names {name!r}; {suite['name']} has no such task")
+    _check_intermediates([task.name for task in tasks], tuning, config["init"]["peft"])
     search = dict(config["search"])
     merge = {k: v for k, v in config["merge"].items() if k != "neutral"}
     if search.get("_target_") is None:
@@ -303,6 +305,27 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
         overrides=config["overrides"],
     )  # fmt: skip
     return build(Cell, fields, "cell")
+
+
+def _check_intermediates(names: list[str], tuning: Tuning, peft: bool | str) -> None:
+    """Whether every task that starts from another one's adapter can."""
+    for name in names:
+        own, first = tuning.of(name), tuning.of(name).intermediate
+        if first is None:
+            continue
+        what = f"{name} starts from tuning.intermediate={first}"
+        if first not in names:
+            raise ValueError(f"{what}; the tasks here are: {', '.join(names)}")
+        if tuning.of(first).intermediate:
+            raise ValueError(f"{what}, which has one itself: set it under tuning.per_task")
+        if _shape(tuning.of(first)) != _shape(own):
+            raise ValueError(f"{what}; their tuning.lora may differ in lora_dropout alone")
+        if peft is not True:
+            raise ValueError(f"{what}, but init.peft={peft} starts from base weights: take another")
+
+
+def _shape(tuning: Tuning) -> dict[str, Any]:
+    return tuning.lora.model_dump(exclude={"lora_dropout"})
 
 
 def _tasks(suite: dict[str, Any], protocol: Protocol) -> tuple[Task, ...]:

@@ -8,7 +8,7 @@ import torch
 
 from osrm_exp import CONF, pipeline
 from osrm_exp.adapter import read_adapter
-from osrm_exp.artifacts import Workshop
+from osrm_exp.artifacts import Workshop, read_start
 
 INITS = sorted(file.stem for file in (CONF / "init").glob("*.yaml"))
 
@@ -38,6 +38,38 @@ def test_a_base_that_peft_modified_gives_a_delta_of_twice_the_rank(cell, worksho
     chosen = cell("roberta", f"init={init}", "merge=individual")
     rows = pipeline.run(chosen, workshop)
     assert rows[0]["output"] == "per_task, lowrank 8"  # r=4
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "t5", "llama"])
+def test_an_intermediate_task_hands_on_its_factors_and_the_head_that_fits(cell, workshop, family):
+    still = "+tuning.per_task.stsb={intermediate: mnli, lr: 1e-12, epochs: 1}"
+    chosen = cell(family, "init=osrm", "merge=individual", "dataset.only=[stsb,mnli]", still)
+    stsb, mnli = (pipeline.fine_tune(chosen, task) for task in chosen.tasks)
+    assert stsb.intermediate == mnli and not stsb.others  # another's data gave no A of its own
+    pipeline.run(chosen, workshop)  # stsb is asked for first: it builds mnli, or waits for it
+    after, before = (read_adapter(workshop.store.folder(f)) for f in (stsb, mnli))
+    start = read_start(workshop.store.folder(stsb))
+    for name, update in before.updates.items():
+        assert update.B.norm() > 0
+        torch.testing.assert_close(start[name], update.A)
+        torch.testing.assert_close(after.updates[name].A, update.A)
+        torch.testing.assert_close(after.updates[name].B, update.B)
+    for name, head in before.heads.items():
+        if head.shape == after.heads[name].shape:
+            torch.testing.assert_close(after.heads[name], head)
+        else:
+            assert len(head) == 3 and len(after.heads[name]) == 1
+
+
+def test_training_goes_on_from_an_intermediate_task(cell, workshop):
+    goes_on = "+tuning.per_task.stsb.intermediate=mnli"
+    chosen = cell("roberta", "merge=individual", "dataset.only=[mnli,stsb]", goes_on)
+    pipeline.run(chosen, workshop)
+    mnli, stsb = (
+        read_adapter(workshop.store.folder(pipeline.fine_tune(chosen, task))).updates
+        for task in chosen.tasks
+    )
+    assert all(not torch.allclose(stsb[n].B, mnli[n].B, atol=1e-4) for n in mnli)
 
 
 def test_a_gpu_that_is_not_there_is_one_sentence(workshop, monkeypatch):

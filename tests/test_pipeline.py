@@ -119,6 +119,10 @@ def test_arms_of_one_initialisation_have_names_of_their_own(cell):
     assert "lr=0.1" in pipeline.overridden(changed, "tuning")
 
 
+STSB = "+tuning.per_task.stsb"
+SMALLER = "{r: 2, lora_alpha: 16, lora_dropout: 0, use_rslora: false, blocks: [q, v]}"
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -142,6 +146,10 @@ def test_arms_of_one_initialisation_have_names_of_their_own(cell):
         (["init=pissa", "+init.scale=2"], "init.scale is not an option"),
         (["init.freeze=C"], "init.freeze: .* 'A' or 'B'"),
         (["init.row_norm=long"], "row_norm is 'long'"),
+        ([f"{STSB}.intermediate=qqp"], "stsb starts .*=qqp; the tasks here are: cola, stsb, mnli"),
+        (["tuning.intermediate=mnli"], "=mnli, which has one itself"),
+        ([f"{STSB}={{intermediate: mnli, lora: {SMALLER}}}"], "may differ in lora_dropout alone"),
+        ([f"{STSB}.intermediate=mnli", "init=pissa"], "init.peft=pissa starts from base weights"),
         (["init=osrm", "+init.statistics.others.layer=2"], "statistics gram: .*'layer'"),
     ],
 )

@@ -53,6 +53,13 @@ def test_per_task_settings_touch_their_task_alone(configured):
         cell_from(configured("roberta", "+tuning.per_task.stsb.speed=1")).tuning.of("stsb")
 
 
+def test_an_intermediate_task_is_part_of_a_digest_and_its_absence_is_not(cell):
+    plain, chosen = cell("roberta"), cell("roberta", "+tuning.per_task.stsb.intermediate=mnli")
+    assert chosen.digest != plain.digest and chosen.setup != plain.setup
+    assert chosen.tuning.of("mnli").digest == plain.tuning.of("mnli").digest
+    assert "intermediate" not in plain.tuning.model_dump()  # what was trained before stays found
+
+
 def test_a_trainer_has_no_option_that_could_change_a_number(configured):
     with pytest.raises(ValueError, match=r"trainer\.devices is not an option.*accelerator"):
         cell_from(configured("roberta", "+trainer.devices=2"))
