@@ -17,7 +17,13 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from pydantic import Field
@@ -175,8 +181,7 @@ class FineTune(Spec):
         module = LoraFineTuning(net, self.task, tuning)
         taken = _taken_from_base(module)
         if before:
-            factors = load_file(before / "adapter_model.safetensors")
-            set_peft_model_state_dict(net, factors, ignore_mismatched_sizes=True)  # of heads alone
+            _continue(net, before)
         starts = self._starts(module, workshop)
         initialize = InitializeLora(starts, self.init["freeze"])
         save_file(starts, folder / "start.safetensors")
@@ -261,6 +266,15 @@ class FineTune(Spec):
         Path(best.dirpath).rmdir()
         score = float(best.best_model_score)
         return {"headline": score, "epoch": kept["epoch"], "select": self.select}
+
+
+def _continue(net: PeftModel, folder: Path) -> None:
+    """Puts an adapter's factors into the network, and its head tensors where they fit."""
+    new = get_peft_model_state_dict(net, save_embedding_layers=False)
+    found = load_file(folder / "adapter_model.safetensors")
+    set_peft_model_state_dict(
+        net, {k: t if t.shape == new[k].shape else new[k] for k, t in found.items()}
+    )
 
 
 def _taken_from_base(module: LoraFineTuning) -> dict[str, LowRank]:

@@ -294,10 +294,17 @@ def identity(cell: Cell, method: Method) -> dict[str, Any]:
 
 
 def overridden(cell: Cell, group: str) -> str:
-    """The chosen file of a group and what was overridden in it: no two arms look alike."""
+    """The chosen file of a group and what was overridden in it: no two arms look alike.
+
+    Of `tuning` also, wherever it was set, what gives a task's column another meaning.
+    """
     name = cell.names["init"] if group == "init" else cell.tuning.name
     changed = [o for o in cell.overrides if o.lstrip("+").startswith(f"{group}.")]
-    return " ".join([name, *(o.partition(".")[2] for o in changed)])
+    parts = [name, *(o.partition(".")[2] for o in changed)]
+    if group == "tuning":
+        first = {task.name: cell.tuning.of(task.name).intermediate for task in cell.tasks}
+        parts += [f"per_task.{task}.intermediate={of}" for task, of in first.items() if of]
+    return " ".join(dict.fromkeys(parts))
 
 
 def rows(cell: Cell, shared: Mapping[str, Any], found: list) -> Iterator[dict[str, Any]]:

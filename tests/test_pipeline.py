@@ -117,6 +117,9 @@ def test_arms_of_one_initialisation_have_names_of_their_own(cell):
     assert pipeline.overridden(plain, "init") == "osrm"
     assert pipeline.overridden(changed, "init") == "osrm row_norm=gaussian"
     assert "lr=0.1" in pipeline.overridden(changed, "tuning")
+    for typed in (f"{STSB}={{intermediate: mnli}}", f"{STSB}.intermediate=mnli"):
+        label = pipeline.overridden(cell("roberta", typed), "tuning")
+        assert label.count("per_task.stsb.intermediate=mnli") == 1
 
 
 STSB = "+tuning.per_task.stsb"
