@@ -163,22 +163,8 @@ class FineTune(Spec):
     def _build(self, folder: Path, workshop: Workshop) -> None:
         before = self.intermediate and workshop.store.get(self.intermediate, workshop)
         pl.seed_everything(self.seed, verbose=False)
-        tuning, lora = self.tuning, self.tuning.lora
-        net = load_backbone(
-            self.model, self.task.outputs, precision=tuning.precision, dropout=tuning.dropout
-        )
-        names = list(adapted_modules(net, self.model, lora.blocks, lora.r))
-        if tuning.gradient_checkpointing:
-            # the reentrant form gives LoRA under frozen embeddings a gradient of exactly zero
-            net.gradient_checkpointing_enable({"use_reentrant": False})
-        config = LoraConfig(
-            task_type="SEQ_CLS", target_modules=names, modules_to_save=list(self.model.heads),
-            init_lora_weights=self.init["peft"], **lora.model_dump(exclude={"blocks"}),
-        )  # fmt: skip
-        if "corda" in self.init:
-            self._prepare_corda(net, config)
-        net = get_peft_model(net, config)
-        module = LoraFineTuning(net, self.task, tuning)
+        net = self._network()
+        module = LoraFineTuning(net, self.task, self.tuning)
         taken = _taken_from_base(module)
         if before:
             _continue(net, before)
@@ -197,6 +183,24 @@ class FineTune(Spec):
                           base_model_name_or_path=self.model.name)  # fmt: skip
         read_adapter(folder)  # what cannot be read back, or is not finite, is not kept
         (folder / "training.json").write_text(json.dumps(history, indent=2))
+
+    def _network(self) -> PeftModel:
+        """The backbone with a new head and LoRA as PEFT starts it, drawn from torch's seed."""
+        tuning, lora = self.tuning, self.tuning.lora
+        net = load_backbone(
+            self.model, self.task.outputs, precision=tuning.precision, dropout=tuning.dropout
+        )
+        names = list(adapted_modules(net, self.model, lora.blocks, lora.r))
+        if tuning.gradient_checkpointing:
+            # the reentrant form gives LoRA under frozen embeddings a gradient of exactly zero
+            net.gradient_checkpointing_enable({"use_reentrant": False})
+        config = LoraConfig(
+            task_type="SEQ_CLS", target_modules=names, modules_to_save=list(self.model.heads),
+            init_lora_weights=self.init["peft"], **lora.model_dump(exclude={"blocks"}),
+        )  # fmt: skip
+        if "corda" in self.init:
+            self._prepare_corda(net, config)
+        return get_peft_model(net, config)
 
     def _prepare_corda(self, net: PreTrainedModel, config: LoraConfig) -> None:
         """Lets PEFT see the own task's inputs, row by row: its hook takes no batch, no padding."""
