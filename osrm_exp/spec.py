@@ -309,16 +309,17 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
 
 def _check_intermediates(names: list[str], tuning: Tuning, peft: bool | str) -> None:
     """Whether every task that starts from another one's adapter can."""
-    for name in names:
-        own, first = tuning.of(name), tuning.of(name).intermediate
+    settings = {name: tuning.of(name) for name in names}
+    for name, own in settings.items():
+        first = own.intermediate
         if first is None:
             continue
         what = f"{name} starts from tuning.intermediate={first}"
-        if first not in names:
+        if first not in settings:
             raise ValueError(f"{what}; the tasks here are: {', '.join(names)}")
-        if tuning.of(first).intermediate:
+        if settings[first].intermediate:
             raise ValueError(f"{what}, which has one itself: set it under tuning.per_task")
-        if _shape(tuning.of(first)) != _shape(own):
+        if _shape(settings[first]) != _shape(own):
             raise ValueError(f"{what}; their tuning.lora may differ in lora_dropout alone")
         if peft is not True:
             raise ValueError(f"{what}, but init.peft={peft} starts from base weights: take another")
