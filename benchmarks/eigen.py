@@ -1,4 +1,4 @@
-"""`osrm_exp.eigen.smallest` beside `torch.linalg.eigh`, timed one after the other.
+"""`osrm_exp.inits.eigen.smallest` beside `torch.linalg.eigh`, timed one after the other.
 
     python benchmarks/eigen.py --width 4096 --threads 2
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from osrm_exp import eigen
+from osrm_exp.inits import eigen
 
 
 def spectra(width: int, rank: int) -> dict[str, Tensor]:

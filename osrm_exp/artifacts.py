@@ -33,9 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from osrm_exp import data
 from osrm_exp.adapter import read_adapter, write_adapter
-from osrm_exp.callbacks import InitializeLora
 from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.model import (
@@ -45,9 +43,11 @@ from osrm_exp.model import (
     load_tokenizer,
     new_heads,
 )
-from osrm_exp.module import LoraFineTuning
 from osrm_exp.spec import Init, Model, Spec, Task, Tuning
 from osrm_exp.store import Store
+from osrm_exp.tasks import data
+from osrm_exp.training.callbacks import InitializeLora
+from osrm_exp.training.module import LoraFineTuning
 
 log = logging.getLogger("osrm_exp")
 

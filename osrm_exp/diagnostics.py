@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from osrm_exp.inits.posthoc import project
 from osrm_exp.lora import LowRank, basis
-from osrm_exp.posthoc import project
 
 Values = dict[str, Tensor]
 

@@ -15,14 +15,12 @@ from hydra.utils import instantiate
 from torch import Tensor
 from tqdm import tqdm
 
-from osrm_exp import data
 from osrm_exp.adapter import Adapter, read_adapter, stacked
 from osrm_exp.artifacts import FineTune, Statistic, Workshop, read_start, read_statistic
 from osrm_exp.diagnostics import diagnose
 from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Update, truncate
 from osrm_exp.merging.method import Method
-from osrm_exp.metrics import metrics_of, scores
 from osrm_exp.model import (
     adapted_modules,
     applied,
@@ -34,6 +32,8 @@ from osrm_exp.model import (
     skeleton,
 )
 from osrm_exp.spec import Cell, Init, Task, check_target
+from osrm_exp.tasks import data
+from osrm_exp.tasks.metrics import metrics_of, scores
 
 
 def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:

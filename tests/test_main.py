@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from osrm_exp.results import read_rows
+from osrm_exp.report.rows import read_rows
 
 TINY = [
     "dataset=glue", "dataset.only=[cola,sst2]", "tuning.epochs=1", "tuning.batch_size=16",

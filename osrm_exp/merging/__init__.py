@@ -19,15 +19,11 @@ KnOTS, cores, or A and B apart), or works on the factors itself. Elementwise rul
 """
 
 from osrm_exp.merging.api import merge as merge
-from osrm_exp.merging.competition import pcb as pcb
 from osrm_exp.merging.ctm import ctm_ta as ctm_ta
 from osrm_exp.merging.ctm import ctm_ties as ctm_ties
 from osrm_exp.merging.curvature import fisher as fisher
 from osrm_exp.merging.curvature import mats as mats
-from osrm_exp.merging.data import lm_cocktail as lm_cocktail
-from osrm_exp.merging.data import regmean as regmean
-from osrm_exp.merging.data import regmean_pp as regmean_pp
-from osrm_exp.merging.decouple import do_merging as do_merging
+from osrm_exp.merging.do_merging import do_merging as do_merging
 from osrm_exp.merging.doge import doge_ta as doge_ta
 from osrm_exp.merging.doge import doge_ta_sgd as doge_ta_sgd
 from osrm_exp.merging.dropping import dare as dare
@@ -51,10 +47,15 @@ from osrm_exp.merging.linear import average as average
 from osrm_exp.merging.linear import individual as individual
 from osrm_exp.merging.linear import pretrained as pretrained
 from osrm_exp.merging.linear import task_arithmetic as task_arithmetic
+from osrm_exp.merging.lora_lego import lora_lego as lora_lego
 from osrm_exp.merging.masks import consensus as consensus
 from osrm_exp.merging.masks import emr as emr
 from osrm_exp.merging.masks import tall_mask as tall_mask
 from osrm_exp.merging.opcm import opcm as opcm
+from osrm_exp.merging.pcb import pcb as pcb
+from osrm_exp.merging.regmean import lm_cocktail as lm_cocktail
+from osrm_exp.merging.regmean import regmean as regmean
+from osrm_exp.merging.regmean import regmean_pp as regmean_pp
 from osrm_exp.merging.spectral import cart as cart
 from osrm_exp.merging.spectral import iso_c as iso_c
 from osrm_exp.merging.spectral import iso_cts as iso_cts
@@ -64,7 +65,6 @@ from osrm_exp.merging.spectral_dense import iso_c_dense as iso_c_dense
 from osrm_exp.merging.spectral_dense import iso_cts_dense as iso_cts_dense
 from osrm_exp.merging.spectral_dense import opcm_dense as opcm_dense
 from osrm_exp.merging.spectral_dense import tsv_dense as tsv_dense
-from osrm_exp.merging.units import lora_lego as lora_lego
 from osrm_exp.merging.weighted import breadcrumbs as breadcrumbs
 from osrm_exp.merging.weighted import peft_dense_prune as peft_dense_prune
 from osrm_exp.merging.weighted import peft_dense_ties as peft_dense_ties

@@ -4,7 +4,7 @@ from adapters import SHAPES, adapters, grams, permuted, regauged, repeated
 from golden import distance, load
 
 from osrm_exp.merging.curvature import fisher, mats
-from osrm_exp.merging.data import regmean
+from osrm_exp.merging.regmean import regmean
 
 DEFAULTS = dict(weights=None, normalize=True, floor=1e-6, flooring="all")
 SOLVED = dict(scaling=0.3, iterations=600, tol=1e-12)

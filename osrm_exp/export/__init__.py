@@ -1,0 +1,1 @@
+"""A cell's merged model as files that others load."""

@@ -1,0 +1,215 @@
+"""A cell's merged model as files that others load: a PEFT adapter or a checkpoint, with its card.
+
+    python -m osrm_exp.export results/EXPERIMENT/rows/CELL.jsonl OUT [--rank 16] [--merged]
+        [--task NAME] [paths.store=DIR model.path=DIR …]
+
+The rows hold the overrides that compose their cell again; what follows OUT is added to them. The
+adapters are taken from the store, the merge is repeated, and nothing is ever trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import save_file
+
+from osrm_exp import CONF, pipeline
+from osrm_exp.adapter import Adapter, read_adapter, stacked, write_adapter
+from osrm_exp.artifacts import Workshop
+from osrm_exp.export.card import card
+from osrm_exp.lora import LowRank, Update, balanced
+from osrm_exp.model import heads_of, load_backbone, load_tokenizer
+from osrm_exp.spec import Cell, Task, cell_from
+from osrm_exp.store import Store
+
+Row = Mapping[str, Any]
+
+
+def export(
+    cell: Cell, rows: Sequence[Row], out: Path | str, workshop: Workshop, *,
+    rank: int | None, merged: bool, task: str | None,
+) -> Path:  # fmt: skip
+    """Writes a cell's merged model to `out`, whole or not at all.
+
+    Every task's head lies in `heads/<task>.safetensors`, and a card in `README.md`.
+
+    Args:
+        rows: what `pipeline.run` returned for the cell; they hold the settings that a search chose.
+        rank: truncates every module; a dense result needs it to become an adapter.
+        merged: a checkpoint of base weights plus deltas in place of an adapter.
+        task: whose head goes into the model itself, so that it needs no other file.
+
+    Raises:
+        ValueError: a result that does not fit the form asked for, an adapter that is not in the
+            store, a task that is not in the cell, a folder that exists.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"{out} exists already: name a folder that does not")
+    if rank is not None and rank < 1:
+        raise ValueError(f"--rank {rank}: a rank is 1 or more")
+    names = [t.name for t in cell.tasks]
+    if task is not None and task not in names:
+        raise ValueError(f"--task {task} is not in this cell; it has: {', '.join(names)}")
+    adapters = adapters_of(cell, workshop)
+    update, error = pipeline.truncated(repeated(cell, rows, adapters, workshop), rank)
+    chosen = names.index(task) if task else None
+    scratch = out.with_name(f".{out.name}.scratch")
+    shutil.rmtree(scratch, ignore_errors=True)
+    (scratch / "heads").mkdir(parents=True)
+    try:
+        write = write_checkpoint if merged else write_lora
+        head = None if chosen is None else (cell.tasks[chosen], adapters[chosen])
+        write(scratch, update, cell, head)
+        for name, adapter in zip(names, adapters):
+            save_file(adapter.heads, scratch / "heads" / f"{name}.safetensors")
+        (scratch / "README.md").write_text(
+            card(cell, rows, rank=rank, error=error, merged=merged, task=task)
+        )
+        scratch.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return out
+
+
+def adapters_of(cell: Cell, workshop: Workshop) -> list[Adapter]:
+    """The adapters of a cell, from the store.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    fine_tunes = [pipeline.fine_tune(cell, task) for task in cell.tasks]
+    for fine_tune in fine_tunes:
+        if not workshop.store.has(fine_tune):
+            raise ValueError(
+                f"{workshop.store.root} holds no adapter {fine_tune.label}-{fine_tune.digest}: "
+                "give the store of the run with paths.store=DIR"
+            )
+    return [read_adapter(workshop.store.folder(fine_tune)) for fine_tune in fine_tunes]
+
+
+def repeated(
+    cell: Cell, rows: Sequence[Row], adapters: Sequence[Adapter], workshop: Workshop
+) -> Mapping[str, Update]:
+    """The merge of a cell, once more, at the settings of its rows."""
+    method = pipeline.check(cell).with_(**rows[0]["settings"])
+    fine_tunes = [pipeline.fine_tune(cell, task) for task in cell.tasks]
+    bench = partial(pipeline.Bench, cell, adapters, workshop)
+    statistics = pipeline.collect(cell, method, fine_tunes, workshop, bench)
+    result = method(stacked([adapter.updates for adapter in adapters]), **statistics)
+    if pipeline.per_task(result):
+        raise ValueError(
+            f"merge={cell.names['merge']} gives every task its own weights, which no one "
+            "adapter or checkpoint holds: export a merge without a task axis"
+        )
+    return pipeline.truncated(result, cell.rank)[0]
+
+
+Head = tuple[Task, Adapter] | None  # of the task whose head goes into the model
+
+
+def write_lora(folder: Path, merged: Mapping[str, Update], cell: Cell, head: Head) -> None:
+    """A PEFT adapter of balanced factors, `lora_alpha = r`; `rank_pattern` where ranks differ.
+
+    Raises:
+        ValueError: a dense update.
+    """
+    factors = {}
+    for name, update in merged.items():
+        if not isinstance(update, LowRank):
+            raise ValueError(
+                f"merge={cell.names['merge']} gives dense updates, which no LoRA holds exactly: "
+                "truncate them with --rank K, or write a checkpoint with --merged"
+            )
+        factors[name] = balanced(update)
+    config: dict[str, Any] = {"base_model_name_or_path": cell.model.path}
+    if head:
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": list(cell.model.heads)}
+    write_adapter(
+        folder, factors, head[1].heads if head else {}, revision=cell.model.revision, **config
+    )
+
+
+def write_checkpoint(folder: Path, merged: Mapping[str, Update], cell: Cell, head: Head) -> None:
+    """Base weights plus deltas in float32, so that nothing is rounded away; with the tokenizer.
+
+    Without a task there is no head in it: `from_pretrained` then draws a new one.
+    """
+    tuning = cell.tuning
+    torch.manual_seed(0)  # of a head that is replaced, or not saved
+    net = load_backbone(cell.model, head[0].outputs if head else 1, precision=tuning.precision)
+    net = net.float()
+    with torch.no_grad():
+        for name, update in merged.items():
+            delta = update.delta if isinstance(update, LowRank) else update
+            net.get_submodule(name).weight += delta.float()
+    heads = tuple(f"{path}." for path in heads_of(net, cell.model))
+    state = net.state_dict()
+    if head:
+        task, adapter = head
+        state |= adapter.heads
+        if task.labels:
+            net.config.id2label = dict(enumerate(task.labels))
+            net.config.label2id = {label: i for i, label in enumerate(task.labels)}
+    else:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
+    net.save_pretrained(folder, state_dict=state)
+    load_tokenizer(cell.model, tuning.truncation_side).save_pretrained(folder)
+
+
+def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, list[Row], Workshop]:
+    """The cell that wrote a file of rows, its rows, and a workshop at its store.
+
+    Raises:
+        ValueError: not a file of rows, or one whose cell the configs of today do not compose.
+    """
+    try:
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        overrides, digest = rows[0]["overrides"], rows[0]["cell"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{file} is not a file of rows ({type(error).__name__})") from None
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", [*overrides, *added], return_hydra_config=True)
+        HydraConfig.instance().set_config(composed)
+        kept = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        config = OmegaConf.to_container(kept, resolve=True)
+    cell = cell_from(config)
+    if cell.digest != digest:
+        raise ValueError(
+            f"{file} is of the cell {digest}; its overrides compose {cell.digest} today, because "
+            "the configs, the data or the checkpoint have changed: run the cell again"
+        )
+    return cell, rows, Workshop(Store(config["paths"]["store"]), **config["trainer"])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command; what a user can mend is told in one sentence."""
+    title = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser("python -m osrm_exp.export", description=title)
+    parser.add_argument("rows", type=Path, help="results/EXPERIMENT/rows/CELL.jsonl")
+    parser.add_argument("out", type=Path, help="a folder that does not exist yet")
+    parser.add_argument("overrides", nargs="*", help="paths.store=DIR, model.path=DIR, …")
+    parser.add_argument("--rank", type=int, help="truncate every module to this rank")
+    parser.add_argument("--merged", action="store_true", help="a checkpoint, not an adapter")
+    parser.add_argument("--task", help="the task whose head goes into the model")
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        cell, rows, workshop = cell_of(given.rows, given.overrides)
+        print(export(
+            cell, rows, given.out, workshop, rank=given.rank, merged=given.merged, task=given.task
+        ))  # fmt: skip
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"osrm_exp: {' '.join(str(error).split())}")

@@ -1,0 +1,193 @@
+"""Tasks as data: rows, splits, tokens, batches. Nothing here knows a task by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from datasets import Dataset, load_dataset
+from torch.utils.data import DataLoader, RandomSampler, Sampler
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from osrm_exp.hub import fetched
+from osrm_exp.spec import Task
+from osrm_exp.tasks import mini
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Tokenised rows of one task: `input_ids`, `attention_mask`, `labels`.
+
+    `tune` is the slice of train that the protocol holds out; no training step and no statistic
+    sees it. `validation` is what the tables report.
+    """
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    train: list[dict[str, Any]]
+    tune: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+
+    def batches(
+        self, split: str, size: int, rows: int | None = None, pad_to: int | None = None
+    ) -> list[Batch]:
+        """A split in batches of similar length, padded to the longest of the batch or to `pad_to`.
+
+        `rows` takes the first so many, which is a random sample: train was permuted.
+        """
+        chosen = getattr(self, split)[:rows]
+        chosen = sorted(chosen, key=lambda row: len(row["input_ids"]))
+        collate = DataCollatorWithPadding(
+            self.tokenizer, padding="max_length" if pad_to else True, max_length=pad_to
+        )
+        return [dict(collate(chosen[i : i + size])) for i in range(0, len(chosen), size)]
+
+
+def read(task: Task, split: str) -> Dataset:
+    """One split as `datasets` reads it: generated, from local parquet, or from the hub.
+
+    Raises:
+        ValueError: the rows cannot be had; the sentence says what was tried and what helps.
+    """
+    if task.path == "generated":
+        return mini.generate(task.name, split, getattr(task.rows, split), seed=task.seed)
+    if Path(task.path).is_dir():
+        file = Path(task.path) / task.name / f"{getattr(task, split)}.parquet"
+        if not file.is_file():
+            raise ValueError(f"{task.name}: there is no file {file}")
+        return Dataset.from_parquet(str(file))
+    name = getattr(task, split)
+    return fetched(
+        task.path,
+        lambda: load_dataset(task.path, task.name, revision=task.revision, split=name),
+        f"give local copies with dataset.path=DIR (DIR/{task.name}/{name}.parquet) and "
+        "model.path=DIR (a checkpoint folder)",
+    )
+
+
+@lru_cache(maxsize=64)
+def load(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
+    """Rows of one task, checked, split by the protocol and tokenised.
+
+    Train is permuted by `task.seed`, its first `holdout` share becomes `tune`.
+    """
+    train = checked(task, "train", read(task, "train"))
+    validation = checked(task, "validation", read(task, "validation"))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(task.seed))
+    train = train.select(order.tolist())
+    if task.rows.train is not None:
+        train = train.select(range(task.rows.train))
+    held = round(task.holdout * len(train))
+    if task.holdout and not 0 < held < len(train):
+        raise ValueError(f"{task.name}: a holdout of {task.holdout} leaves a split of no row")
+
+    def tokenised(rows: Dataset) -> list[dict[str, Any]]:
+        texts = [list(rows[column]) for column in task.text]
+        tokens = tokenizer(*texts, truncation=True, max_length=max_length)
+        kind = int if task.labels else float
+        keys = [key for key in ("input_ids", "attention_mask", "token_type_ids") if key in tokens]
+        return [
+            {**{key: tokens[key][i] for key in keys}, "labels": kind(label)}
+            for i, label in enumerate(rows["label"])
+        ]
+
+    tune, rest = train.select(range(held)), train.select(range(held, len(train)))
+    splits = [tokenised(rows) for rows in (rest, tune, validation)] if held else [
+        tokenised(rest), [], tokenised(validation)]  # fmt: skip
+    return TaskData(task, tokenizer, *splits)
+
+
+def checked(task: Task, split: str, rows: Dataset) -> Dataset:
+    """The rows the task asks for.
+
+    Raises:
+        ValueError: a missing column, an empty split, fewer rows than asked for, an unseen label.
+    """
+    missing = [c for c in (*task.text, "label") if c not in rows.column_names]
+    if missing:
+        raise ValueError(
+            f"{task.name}/{split} has no column {missing[0]!r}; it has: "
+            f"{', '.join(rows.column_names)}"
+        )
+    cap, asked = getattr(task.cap, split), getattr(task.rows, split)
+    if cap is not None:
+        rows = rows.select(range(min(cap, len(rows))))
+    if len(rows) == 0:
+        raise ValueError(f"{task.name}/{split} is empty")
+    if asked is not None and len(rows) < asked:
+        raise ValueError(
+            f"{task.name}/{split} has {len(rows)} rows, {asked} asked for: lower "
+            f"dataset.rows.{split} or dataset.tasks.{task.name}.rows.{split}"
+        )
+    if asked is not None and split != "train":  # train is permuted before it is cut
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(task.seed))
+        rows = rows.select(order[:asked].tolist())
+    _check_labels(task, split, rows)
+    return rows
+
+
+def _check_labels(task: Task, split: str, rows: Dataset) -> None:
+    for label in set(rows["label"]):
+        if task.labels and label not in range(len(task.labels)):
+            raise ValueError(
+                f"{task.name}/{split} holds the label {label!r}; its {len(task.labels)} labels "
+                f"({', '.join(task.labels)}) are numbered from 0"
+            )
+        if not task.labels and (label is None or label != label):
+            raise ValueError(f"{task.name}/{split} holds a missing value as label")
+
+
+class TaskDataModule(pl.LightningDataModule):
+    """Batches of one task: shuffled and bucketed by length for training, in order for scoring."""
+
+    def __init__(self, data: TaskData, *, batch_size: int, select: str, seed: int) -> None:
+        super().__init__()
+        self.data, self.batch_size, self.select, self.seed = data, batch_size, select, seed
+
+    def train_dataloader(self) -> DataLoader:
+        lengths = [len(row["input_ids"]) for row in self.data.train]
+        return DataLoader(
+            self.data.train,
+            batch_size=self.batch_size,
+            sampler=LengthBuckets(lengths, self.batch_size, self.seed),
+            collate_fn=DataCollatorWithPadding(self.data.tokenizer),
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.data.batches(self.select, 4 * self.batch_size), batch_size=None)
+
+
+class LengthBuckets(Sampler[int]):
+    """A random order in which neighbours have similar lengths.
+
+    A permutation is cut into chunks of 32 batches, each sorted by length and dealt out as batches
+    in random order; a new epoch draws a new order.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size = lengths, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(RandomSampler(self.lengths, generator=self.generator))
+        size, chunk = self.batch_size, 32 * self.batch_size
+        full: list[list[int]] = []
+        for start in range(0, len(order), chunk):
+            bucket = sorted(order[start : start + chunk], key=self.lengths.__getitem__)
+            full += [bucket[i : i + size] for i in range(0, len(bucket), size)]
+        rest = [batch for batch in full if len(batch) < size]
+        full = [batch for batch in full if len(batch) == size]
+        for i in torch.randperm(len(full), generator=self.generator).tolist():
+            yield from full[i]
+        for batch in rest:
+            yield from batch

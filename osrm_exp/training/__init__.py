@@ -1,0 +1,1 @@
+"""The fine-tuning of one adapter, by Lightning."""

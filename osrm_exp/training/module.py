@@ -1,0 +1,78 @@
+"""The one LightningModule: a task's LoRA adapter and head, fine-tuned."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import get_linear_schedule_with_warmup
+
+from osrm_exp.spec import Task, Tuning
+from osrm_exp.tasks.metrics import scores
+
+
+class LoraFineTuning(pl.LightningModule):
+    """Trains a PEFT network's factors and head on one task; logs its scores once an epoch.
+
+    AdamW with linear decay after a warm-up, as the released OSRM code trains. Metrics are logged
+    under `<task>/`, and the headline also as `headline`, which the best checkpoint is chosen by.
+    """
+
+    def __init__(self, net: PeftModel, task: Task, tuning: Tuning) -> None:
+        super().__init__()
+        self.net, self.task, self.tuning = net, task, tuning
+        self.outputs: list[tuple[Tensor, Tensor]] = []
+
+    def lora_layers(self) -> dict[str, LoraLayer]:
+        """LoRA layers by module name, without PEFT's wrapper prefix."""
+        named = self.net.base_model.model.named_modules()
+        return {name: layer for name, layer in named if isinstance(layer, LoraLayer)}
+
+    def on_train_start(self) -> None:
+        self.net.train()  # `from_pretrained` leaves eval mode on, and Lightning keeps what it finds
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy over `[row, label]`, or mean squared error over `[row, 1]`."""
+        if self.task.labels:
+            return nn.functional.cross_entropy(logits.float(), labels)
+        return nn.functional.mse_loss(logits.float().squeeze(-1), labels.float())
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        labels = batch.pop("labels")
+        loss = self.loss(self.net(**batch).logits, labels)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"{self.task.name}: the training loss is {loss.item()} at step {self.global_step} "
+                f"with tuning.lr={self.tuning.lr}; a lower tuning.lr helps"
+            )
+        self.log(f"{self.task.name}/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        self.outputs.append((self.net(**inputs).logits.float().cpu(), batch["labels"].cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        logits, labels = (torch.cat(parts) for parts in zip(*self.outputs))
+        self.outputs.clear()
+        values, _ = scores(self.task, logits, labels)
+        self.log_dict({f"{self.task.name}/{name}": value for name, value in values.items()})
+        self.log("headline", values[self.task.headline], prog_bar=True)
+
+    def configure_optimizers(self) -> dict:
+        trained = [p for p in self.net.parameters() if p.requires_grad]
+        tuning = self.tuning
+        optimizer = torch.optim.AdamW(trained, lr=tuning.lr, weight_decay=tuning.weight_decay)
+        steps = self.trainer.estimated_stepping_batches
+        schedule = get_linear_schedule_with_warmup(optimizer, int(tuning.warmup * steps), steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in trained}

@@ -1,0 +1,40 @@
+import pytest
+import torch
+from golden import distance, load
+
+from osrm_exp.lora import LowRank
+from osrm_exp.merging.pcb import pcb
+
+BOTH = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["pcb", "pcb_per_tensor"])
+def test_pcb_is_the_released_one(name, dtype):
+    golden = load(name, dtype)
+    h = golden.hyperparameters
+    own = {"ratio": h["ratio"], "granularity": h["granularity"], "scaling": h["lambda"]}
+    golden.check(pcb(golden.updates, space="delta", **own))
+
+
+def adapter(seed: int = 0) -> LowRank:
+    g = torch.Generator().manual_seed(seed)
+    return LowRank(torch.randn(3, 2, 30, generator=g), torch.randn(3, 40, 2, generator=g))
+
+
+def test_pcb_gives_weight_to_a_share_of_every_task():
+    update = LowRank(adapter().A[:1], adapter().B[:1])
+    merged = pcb({"w": update}, space="delta", ratio=0.1, granularity="tensor", scaling=1.0)["w"]
+    assert merged.count_nonzero() == 1200 // 10 - 1  # the smallest of the share has weight 0
+    assert merged.abs()[merged != 0].min() > update.delta[0].abs()[merged == 0].max() * 0.99
+
+
+def test_pcb_depends_on_the_size_of_deltas():
+    own = {"space": "delta", "ratio": 0.1, "granularity": "global", "scaling": 1.0}
+    small, large = (pcb({"w": adapter() * s}, **own)["w"] for s in (1.0, 10.0))
+    assert distance(large, small * 10) > 0.05
+
+
+def test_pcb_refuses_a_ratio_above_one():
+    with pytest.raises(ValueError, match="ratio 10 is no share"):
+        pcb({"w": adapter()}, space="delta", ratio=10, granularity="global", scaling=1.0)["w"]
