@@ -293,7 +293,7 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
             raise ValueError(f"tuning.per_task names {name!r}; {suite['name']} has no such task")
     _check_intermediates([task.name for task in tasks], tuning, config["init"]["peft"])
     search = dict(config["search"])
-    merge = {k: v for k, v in config["merge"].items() if k != "neutral"}
+    merge = {k: v for k, v in config["merge"].items() if k not in ("neutral", "laws", "page")}
     if search.get("_target_") is None:
         merge.pop("grid", None)
     alone = config["names"]["merge"] == "individual"

@@ -10,8 +10,9 @@ rank wherever that is exact, else dense, and may be a lazy mapping that computes
 What holds for all of them, and `tests/merging/test_laws.py` checks for every `conf/merge/*.yaml`:
 inputs are not modified; results have the dtype of the factors and repeat bit by bit; at its
 `neutral` settings a method returns a single adapter as it is; the order of tasks does not matter,
-but to a `seed` or an `order`; a task of rank 0 is a task of zeros; null directions of the factors
-have no say, and neither has their gauge, unless the method is one that acts on factors.
+unless its `laws` say `ordered`; a task of rank 0 is a task of zeros; null directions of the factors
+have no say (`ill_posed`: they have), and neither has their gauge, but where the method acts on
+factors or says `gauge_dependent`. `idempotent` claims more: T equal adapters give that adapter.
 
 A method is a *rule* on stacks `[task, m, n]` in a *space* (`spaces`: the deltas, the coordinates of
 KnOTS, cores, or A and B apart), or works on the factors itself. Elementwise rules read deltas as

@@ -17,8 +17,9 @@ from osrm_exp.spec import check_options
 class Method:
     """A merge method with its settings, read from `conf/merge/<name>.yaml`.
 
-    `statistics`, `grid` and `neutral` are for the pipeline, the search and the laws; every other
-    key is a hyperparameter. `space` is a label where the function knows only one.
+    `statistics` is for the pipeline, `grid` for the search, `neutral` and `laws` for the tests,
+    `page` for `docs/methods.md`; every other key is a hyperparameter. `space` is a label where the
+    function knows only one.
     """
 
     function: Any
@@ -26,6 +27,7 @@ class Method:
     statistics: dict[str, dict[str, Any]]
     grid: dict[str, list[Any]]
     neutral: dict[str, Any] | None
+    laws: tuple[str, ...]
     space: str
 
     @classmethod
@@ -40,10 +42,12 @@ class Method:
         function = get_method(config.pop("_target_"))
         statistics = config.pop("statistics", None) or {}
         grid, neutral = config.pop("grid", None) or {}, config.pop("neutral", None)
+        laws = tuple(config.pop("laws", None) or ())
+        config.pop("page", None)
         space = config.get("space", "delta")
         if "space" not in inspect.signature(function).parameters:
             config.pop("space", None)
-        method = cls(function, config, statistics, grid, neutral, space)
+        method = cls(function, config, statistics, grid, neutral, laws, space)
         for candidate in (config, grid, neutral or {}):
             method._check({**config, **candidate})
         return method

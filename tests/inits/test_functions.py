@@ -12,7 +12,7 @@ from osrm_exp.spec import Init
 
 WIDTH, RANK = 24, 3
 ARMS = sorted((Path(__file__).parents[2] / "conf/init").glob("*.yaml"))
-PIPELINE_KEYS = {"_target_", "_partial_", *Init.model_fields}
+PIPELINE_KEYS = {"_target_", *Init.model_fields}
 
 
 def generator(seed=0):
@@ -45,7 +45,7 @@ def overlap(A, B):
 def from_yaml(file, own, others, seed=0):
     config = OmegaConf.to_container(OmegaConf.load(file))
     statistics = config.get("statistics", {})
-    for key in PIPELINE_KEYS - {"_target_", "_partial_"}:
+    for key in PIPELINE_KEYS - {"_target_"}:
         config.pop(key, None)
     data = {}
     for key, how in statistics.items():
@@ -53,7 +53,7 @@ def from_yaml(file, own, others, seed=0):
         if how["_target_"].endswith("mean"):
             tensors = torch.stack([torch.linalg.eigh(G)[1][:, -1] for G in tensors])
         data[key] = tensors[0] if key == "own" else tensors
-    return instantiate(config)(WIDTH, RANK, generator=generator(seed), **data)
+    return instantiate(config, _partial_=True)(WIDTH, RANK, generator=generator(seed), **data)
 
 
 @pytest.mark.parametrize("file", ARMS, ids=lambda file: file.stem)
@@ -65,7 +65,7 @@ def test_every_arm_is_a_document_and_gives_its_rows(file):
     if config["_target_"] is None:
         assert isinstance(config["peft"], str) and config.keys() <= PIPELINE_KEYS
         return
-    assert config["peft"] is True and config["_partial_"] is True
+    assert config["peft"] is True
     G = grams(200)
     A = from_yaml(file, G[0], G[1:])
     assert A.shape == (RANK, WIDTH) and A.dtype == torch.float32 and A.isfinite().all()

@@ -1,13 +1,15 @@
-"""Random adapters."""
+"""Random adapters, and statistics to go with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
 from osrm_exp.lora import LowRank, stack
+from osrm_exp.merging.method import Method
 
 SHAPES = {"layer0.q": (9, 8), "layer1.v": (7, 10)}  # (out, in)
 
@@ -57,3 +59,39 @@ def orthogonal(
         tasks.append(LowRank(Q_A[part], Q_B[:, part] @ mixed))
         start += rank
     return {"w": stack(tasks)}
+
+
+class Prefix:
+    """Grams of RegMean++, which do not depend on what has been merged."""
+
+    def __init__(self, grams: Mapping[str, Tensor]) -> None:
+        self.grams, self.blocks = grams, [[module] for module in grams]
+
+    def __call__(self, merged, modules):
+        return {module: self.grams[module] for module in modules}
+
+
+def statistics(method: Method, updates: Mapping[str, LowRank], tasks: int) -> dict:
+    """What a method asks for, as random data of the right kind, task axis first."""
+    g = torch.Generator().manual_seed(1)
+
+    def moment(width: int) -> Tensor:
+        X = torch.randn(tasks, 3 * width, width, generator=g, dtype=torch.float64)
+        return X.mT @ X / X.shape[1]
+
+    def positive(*shape: int) -> Tensor:
+        return torch.rand(tasks, *shape, generator=g, dtype=torch.float64) + 0.1
+
+    inner = {m: moment(u.shape[1]) for m, u in updates.items()}
+    made = {  # by the function that a config's `_target_` names, whatever the keyword is
+        "gram": lambda: inner,
+        "mean": lambda: {m: positive(u.shape[1]) for m, u in updates.items()},
+        "MergedPrefix": lambda: Prefix(inner),
+        "output_gram": lambda: {m: moment(u.shape[0]) for m, u in updates.items()},
+        "fisher": lambda: {m: positive(*u.shape) for m, u in updates.items()},
+        "losses": positive,
+    }
+    kinds = {k: how["_target_"].rpartition(".")[2] for k, how in method.statistics.items()}
+    if unknown := set(kinds.values()) - set(made):
+        pytest.fail(f"tell tests/merging/synthetic.py how to make up {', '.join(unknown)}")
+    return {keyword: made[kind]() for keyword, kind in kinds.items()}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from golden import dense
 from peft import LoraConfig, get_peft_model
+from synthetic import statistics
 from transformers import AutoModelForSequenceClassification
 
 import osrm_exp.merging
@@ -64,37 +65,14 @@ def deltas(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder.with_suffix(".pt"), weights_only=True)
 
 
-def statistics(name: str, updates: dict, tasks: int) -> dict:
-    """Random statistics of the right shapes."""
-    g = torch.Generator().manual_seed(0)
-
-    def gram(width: int) -> torch.Tensor:
-        X = torch.randn(tasks, 2 * width, width, generator=g, dtype=torch.float64)
-        return X.mT @ X / width
-
-    inner = {m: gram(u.shape[1]) for m, u in updates.items()}
-
-    def after(merged, modules):
-        return {m: inner[m] for m in modules}
-
-    after.blocks = [[module] for module in updates]
-    made = {
-        "gram": inner,
-        "gram_after": after,
-        "output_gram": {m: gram(u.shape[0]) for m, u in updates.items()},
-        "fisher": {m: torch.rand(tasks, *u.shape, generator=g) + 0.1 for m, u in updates.items()},
-        "losses": torch.rand(tasks, generator=g),
-    }
-    return {kind: made[kind] for kind in configured(name).statistics}
-
-
 @every
 @pytest.mark.parametrize("kind", SETS)
 def test_every_sort_of_adapter_is_merged_or_answered_in_one_sentence(folders, name, kind):
-    chosen = [folders[k] for k in SETS[kind]][: 2 if name == "slerp" else 3]
+    method = configured(name)
+    chosen = [folders[k] for k in SETS[kind]][: 2 if "two_tasks" in method.laws else 3]
     shapes = {m: LowRank(u.A, u.B) for f in chosen for m, u in read_adapter(f).updates.items()}
     try:
-        merged = merge(name, chosen, **statistics(name, shapes, len(chosen)))
+        merged = merge(name, chosen, **statistics(method, shapes, len(chosen)))
         assert set(merged) == set(shapes)
         for module, update in merged.items():
             assert dense(update).shape[-2:] == shapes[module].shape
@@ -105,7 +83,7 @@ def test_every_sort_of_adapter_is_merged_or_answered_in_one_sentence(folders, na
             "unequal ranks",
             "other targets",
         )  # factors of unequal ranks cannot be added
-        assert configured(name).space == "factors" or "rank" in str(error)
+        assert method.space == "factors" or "rank" in str(error)
 
 
 @pytest.mark.parametrize("kind", SETS)

@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 
 from osrm_exp import pipeline
 from osrm_exp.artifacts import FineTune, Workshop
+from osrm_exp.merging.api import configured
 from osrm_exp.store import Store
 
 CONF = Path(__file__).parents[2] / "conf" / "merge"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-TWO_TASKS = {"slerp"}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def shop(tmp_path_factory) -> Workshop:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_runs_from_its_file_to_its_rows(cell, shop, name):
-    suite = ["dataset.only=[cola,stsb]"] if name in TWO_TASKS else []
+    suite = ["dataset.only=[cola,stsb]"] if "two_tasks" in configured(name).laws else []
     chosen = cell("roberta", f"merge={name}", "tuning.epochs=1", *suite)
     rows = pipeline.run(chosen, shop)
     assert [r["task"] for r in rows if r["headline"]] == [task.name for task in chosen.tasks]
