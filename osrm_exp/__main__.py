@@ -17,10 +17,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osrm_exp import CONF
+from osrm_exp import CONF, needs
+from osrm_exp.compose import cell_from
 from osrm_exp.report.rows import rows_file, write_rows
 from osrm_exp.report.tables import Report
-from osrm_exp.spec import Cell, cell_from
+from osrm_exp.spec import Cell
 
 log = logging.getLogger("osrm_exp")
 SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)  # a user can mend these
@@ -50,19 +51,21 @@ def _cell(config: dict) -> str:
     start = time.perf_counter()
     cell = cell_from(config)
     title = f"{cell.names['init']} / {cell.names['merge']} / seed {cell.seed}"
-    if rows_file(config["paths"]["results"], cell.digest).is_file():
+    results = config["paths"]["results"]
+    if rows_file(results, cell.digest).is_file():
         log.info("%s: done before, skipped", title)
         return "skipped"
-    for kind, rows in _run(cell, config).items():  # scores last: they say that a cell is done
-        write_rows(config["paths"]["results"], cell.digest, rows, kind)
+    for kind, (name, rows) in _run(cell, config).items():
+        write_rows(results, name, rows, kind)
     log.info("%s: finished in %.0f s", title, time.perf_counter() - start)
     return "finished"
 
 
-def _run(cell: Cell, config: dict) -> dict[str, list[dict]]:
+def _run(cell: Cell, config: dict) -> dict[str, tuple[str, list[dict]]]:
+    """Rows by kind and address; the scores last, since they say that a cell is done."""
     if multiprocessing.parent_process():  # a launcher's worker
         os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other
-    from osrm_exp import pipeline  # imports torch: not before there is something to do
+    from osrm_exp import diagnostics, pipeline  # torch: not before there is something to do
     from osrm_exp.artifacts import Workshop
     from osrm_exp.loggers import open_logger
     from osrm_exp.store import Store
@@ -76,9 +79,11 @@ def _run(cell: Cell, config: dict) -> dict[str, list[dict]]:
             headline = {f"merged/{r['task']}": r["value"] for r in rows if r["headline"]}
             headline["merged/average"] = sum(headline.values()) / len(headline)
             logger.log_metrics(headline)
-        if cell.diagnostics:
-            return {"diagnostics": pipeline.diagnosed(cell, workshop), "rows": rows}
-    return {"rows": rows}
+        written = {"rows": (cell.digest, rows)}
+        name = needs.diagnosis(cell)
+        if cell.diagnostics and not rows_file(config["paths"]["results"], name, "diagnostics").is_file():
+            return {"diagnostics": (name, diagnostics.diagnosed(cell, workshop)), **written}
+    return written
 
 
 def sentence(error: BaseException) -> str:

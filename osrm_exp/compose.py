@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from pydantic import PositiveInt
 
 from osrm_exp import CONF
+from osrm_exp.identity import identity
+from osrm_exp.record import Record, build, meaning
+from osrm_exp.spec import Cell, Init, Merge, Model, Protocol, Search, Task, Tuning
+
+Inputs = Mapping[str, Any]  # {"weights": identity, "sources": {task: identity}}
+
+
+class Paths(Record):
+    """Where things lie."""
+
+    store: str
+    results: str
+    logs: str
+
+
+class Trainer(Record):
+    """Where fine-tuning and scoring run. It changes no number, so it is in no digest."""
+
+    accelerator: Literal["cpu", "gpu"]
+
+
+class Config(Record):
+    """The composed configuration, its groups unread; `conf/config.yaml` explains the keys."""
+
+    experiment: str
+    model: dict[str, Any]
+    dataset: dict[str, Any]
+    tuning: dict[str, Any]
+    init: dict[str, Any]
+    merge: dict[str, Any]
+    search: dict[str, Any]
+    protocol: dict[str, Any]
+    diagnostics: dict[str, Any]
+    trainer: dict[str, Any]
+    logger: dict[str, Any]
+    paths: dict[str, Any]
+    rank: PositiveInt | None
+    seed: int
+    names: dict[str, str]
+    overrides: list[str]
 
 
 def configuration(overrides: Sequence[str]) -> dict[str, Any]:
@@ -24,6 +68,122 @@ def configuration(overrides: Sequence[str]) -> dict[str, Any]:
         HydraConfig.instance().cfg = before
 
 
+def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The overrides of every cell of `-m` with these, as Hydra's own sweeper multiplies them out."""
+    params = _composed(_unswept(overrides)).hydra.sweeper.params or {}
+    parsed = OverridesParser.create().parse_overrides(
+        [*(f"{key}={values}" for key, values in params.items()), *overrides]
+    )
+    (points,) = BasicSweeper.split_arguments(parsed, None)
+    yield from map(tuple, points)
+
+
+def _unswept(overrides: Sequence[str]) -> list[str]:
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [one.input_line for one in parsed if not one.is_sweep_override()]
+
+
 def _composed(overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=True)
+
+
+def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
+    """The cell of a composed, resolved configuration; checks everything that needs no model.
+
+    Args:
+        inputs: what checkpoint and rows are, where they are known: a row remembers its own.
+
+    Raises:
+        ValueError: see `record.build`; also an unknown block, task or folder.
+    """
+    build(Config, config, "")
+    build(Paths, config["paths"], "paths")
+    build(Trainer, config["trainer"], "trainer")
+    inputs, search = inputs or {}, build(Search, config["search"], "search")
+    protocol = build(Protocol, config["protocol"], "protocol")
+    model = _model(config["model"], inputs.get("weights"))
+    tasks = _tasks(config["dataset"], protocol, inputs.get("sources", {}))
+    init = build(Init, config["init"], "init")
+    tuning = _tuning(config, model, init, [task.name for task in tasks])
+    used = {block for task in tasks for block in tuning.of(task.name).lora.blocks}
+    model = model.model_copy(update={"blocks": {b: model.blocks[b] for b in sorted(used)}})
+    grid = config["merge"].get("grid") if search.call else None  # unsearched it changes no number
+    merge = build(Merge, {**config["merge"], "grid": grid}, "merge")
+    fields = dict(
+        experiment=config["experiment"], model=model, dataset=config["dataset"]["name"],
+        tasks=tasks, tuning=tuning, init=init, merge=merge, search=search, protocol=protocol,
+        diagnostics=config["diagnostics"]["statistics"] or {}, rank=config["rank"],
+        seed=config["seed"], names=config["names"], overrides=config["overrides"],
+    )  # fmt: skip
+    return build(Cell, fields, "cell")
+
+
+def _model(config: Mapping[str, Any], weights: str | None) -> Model:
+    weights = weights or identity(config["path"], config.get("revision"), "model.path")
+    return build(Model, {**config, "weights": weights}, "model")
+
+
+def _tuning(config: Mapping[str, Any], model: Model, init: Init, tasks: list[str]) -> Tuning:
+    """The tuning, with no more in `per_task` than what differs, for the tasks that there are."""
+    tuning = build(Tuning, config["tuning"], "tuning")
+    for block in tuning.lora.blocks:
+        if block not in model.blocks:
+            raise ValueError(
+                f"tuning.lora.blocks names {block!r}; {model.name} has: {', '.join(model.blocks)}"
+            )
+    for name in tuning.per_task:
+        if name not in config["dataset"]["tasks"]:
+            raise ValueError(
+                f"tuning.per_task names {name!r}; {config['dataset']['name']} has no such task"
+            )
+    _check_intermediates(tasks, tuning, init.peft)
+    common = tuning.model_dump()
+    changed = {
+        task: {k: v for k, v in own.items() if meaning(v) != meaning(common[k])}
+        for task, own in tuning.per_task.items() if task in tasks
+    }  # fmt: skip
+    return tuning.model_copy(update={"per_task": {t: own for t, own in changed.items() if own}})
+
+
+def _check_intermediates(names: list[str], tuning: Tuning, peft: bool | str) -> None:
+    """Whether every task that starts from another one's adapter can."""
+    settings = {name: tuning.of(name) for name in names}
+    for name, own in settings.items():
+        first = own.intermediate
+        if first is None:
+            continue
+        what = f"{name} starts from tuning.intermediate={first}"
+        if first not in settings:
+            raise ValueError(f"{what}; the tasks here are: {', '.join(names)}")
+        if settings[first].intermediate:
+            raise ValueError(f"{what}, which has one itself: set it under tuning.per_task")
+        if _shape(settings[first]) != _shape(own):
+            raise ValueError(f"{what}; their tuning.lora may differ in lora_dropout alone")
+        if peft is not True:
+            raise ValueError(f"{what}, but init.peft={peft} starts from base weights: take another")
+
+
+def _shape(tuning: Tuning) -> dict[str, Any]:
+    return tuning.lora.model_dump(exclude={"lora_dropout"})
+
+
+def _tasks(
+    suite: Mapping[str, Any], protocol: Protocol, sources: Mapping[str, str]
+) -> tuple[Task, ...]:
+    only = suite.get("only") or list(suite["tasks"])
+    if unknown := [name for name in only if name not in suite["tasks"]]:
+        raise ValueError(
+            f"dataset.only names {unknown}; {suite['name']} has: {', '.join(suite['tasks'])}"
+        )
+    apart = ("name", "tasks", "only", "paraphrase_headline")
+    shared = {k: v for k, v in suite.items() if k not in apart}
+    tasks = []
+    for name in only:
+        fields = {**shared, **suite["tasks"][name], "name": name, "holdout": protocol.holdout}
+        folder = Path(fields["path"], name) if Path(fields["path"]).is_dir() else fields["path"]
+        fields["source"] = sources.get(name) or identity(
+            str(folder), fields.get("revision"), "dataset.path"
+        )
+        tasks.append(build(Task, fields, f"dataset.tasks.{name}"))
+    return tuple(tasks)

@@ -14,10 +14,31 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from osrm_exp import needs
+from osrm_exp.adapter import read_adapter, stacked
+from osrm_exp.artifacts import Workshop
+from osrm_exp.artifacts.fine_tune import read_start
+from osrm_exp.artifacts.statistic import read_stacked
 from osrm_exp.inits.posthoc import project
+from osrm_exp.lazy import Lazy
 from osrm_exp.lora import LowRank, basis
+from osrm_exp.spec import Cell
 
 Values = dict[str, Tensor]
+
+
+def diagnosed(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
+    """The diagnostic rows of a cell's adapters, module by module; they belong to no merge."""
+    folders = workshop.store.get_all(needs.fine_tunes(cell), workshop)
+    updates = stacked([read_adapter(folder).updates for folder in folders])
+    starts = [read_start(folder) for folder in folders]
+    started = Lazy(starts[0], lambda module: torch.stack([start[module] for start in starts]))
+    grams = read_stacked(workshop.store.get_all(needs.of_diagnostics(cell), workshop))
+    of = {
+        "cell": cell.digest, "init": cell.arm, "seed": cell.seed,
+        "tasks": [task.name for task in cell.tasks],
+    }  # fmt: skip
+    return [{**of, **row} for row in diagnose(updates, started, grams)]
 
 
 def diagnose(

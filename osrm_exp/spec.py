@@ -1,53 +1,30 @@
-"""What a cell is made of: frozen specifications whose unknown keys and wrong types are errors.
+"""What a cell is made of: frozen records and their digests.
 
-Nothing here imports torch, so a finished sweep is recognised in a second. A field marked
-`exclude=True` says where something lies, never what it is: it takes no part in a digest.
+Nothing here imports torch, so a finished sweep is recognised in a second. `compose` makes them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from hydra.utils import get_method
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
+
+from osrm_exp.call import Call, split
+from osrm_exp.record import Record, build, digest
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-S = TypeVar("S", bound="Spec")
 
 
-class Spec(BaseModel):
-    """A frozen record; its digest is the content address of whatever is built from it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @property
-    def digest(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of the kind and all fields."""
-        text = json.dumps(
-            {"kind": type(self).__name__, **self.model_dump(mode="json")}, sort_keys=True
-        )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-
-class Rows(Spec):
+class Rows(Record):
     """Row counts of the two splits; null takes them all."""
 
     train: PositiveInt | None = None
     validation: PositiveInt | None = None
 
 
-class Model(Spec):
+class Model(Record):
     """A backbone: where its checkpoint lies, what a block name means, what its head is."""
 
     name: str = Field(exclude=True)
@@ -59,7 +36,7 @@ class Model(Spec):
     weights: str  # identity of the checkpoint, see `identity`
 
 
-class Task(Spec):
+class Task(Record):
     """One dataset with its head; one line of YAML in a suite."""
 
     name: str
@@ -75,7 +52,6 @@ class Task(Spec):
     cap: Rows = Rows()
     seed: int
     holdout: Fraction
-    options: dict[str, Any] = {}
 
     @property
     def outputs(self) -> int:
@@ -83,7 +59,9 @@ class Task(Spec):
         return len(self.labels) if self.labels else 1
 
 
-class Lora(Spec):
+class Lora(Record):
+    """Size and place of an adapter, as PEFT's `LoraConfig` has them."""
+
     r: PositiveInt
     lora_alpha: Annotated[float, Field(gt=0)]
     lora_dropout: Fraction
@@ -91,7 +69,7 @@ class Lora(Spec):
     blocks: tuple[str, ...]
 
 
-class Tuning(Spec):
+class Tuning(Record):
     """What is trained and how; everything here changes numbers and is part of every digest."""
 
     name: str = Field(exclude=True)
@@ -107,7 +85,7 @@ class Tuning(Spec):
     gradient_checkpointing: bool
     max_length: PositiveInt
     truncation_side: Literal["left", "right"]
-    intermediate: str | None = Field(default=None, exclude_if=lambda task: task is None)
+    intermediate: str | None = None
     per_task: dict[str, dict[str, Any]] = {}
 
     def of(self, task: str) -> Tuning:
@@ -116,23 +94,82 @@ class Tuning(Spec):
         return build(Tuning, {**fields, "per_task": {}}, f"tuning.per_task.{task}")
 
 
-class Init(Spec):
-    """What the pipeline reads of an init; every other key is an option of its function."""
+class Called(Record):
+    """A function of a config, and what the pipeline reads beside its options."""
 
-    row_norm: float | str | None
-    freeze: Literal["A", "B"] | None
-    peft: bool | str
-    corda: dict[str, Any] | None = None
-    shared: bool = False
-    statistics: dict[str, dict[str, Any]] = {}
+    call: Call
 
+    shown: ClassVar[set[str]] = {"page", "neutral", "laws"}  # for readers and tests alone
+
+    @model_validator(mode="before")
     @classmethod
-    def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The function of an init config and its options."""
-        return {key: value for key, value in config.items() if key not in cls.model_fields}
+    def _read(cls, config: Any) -> Any:
+        """Splits a plain config; see `call.split` for what it refuses."""
+        if "call" in config:
+            return config
+        call, own = split(config, cls.model_fields.keys() | cls.shown)
+        kept = {k: v for k, v in own.items() if v is not None and k not in cls.shown}
+        return {"call": call, **kept}
 
 
-class Protocol(Spec):
+class Need(Called):
+    """A statistic that an init, a merge or a diagnosis asks for."""
+
+    samples: PositiveInt
+    of: Literal["pretrained", "expert", "suite"] = "pretrained"  # whose inputs are seen
+    tasks: Literal["own", "others"] = "own"  # of an init: this task's, or every other one's
+
+
+class Init(Called):
+    """How adapters start: a function for `A`, or one of PEFT's own initialisations."""
+
+    call: Call | None  # null: PEFT's
+    row_norm: float | str | None = None
+    freeze: Literal["A", "B"] | None = None
+    peft: bool | str = True  # LoraConfig.init_lora_weights
+    prepare: Need | None = None  # lets PEFT see the own task's rows before it starts
+    shared: bool = False  # one A for all tasks
+    statistics: dict[str, Need] = {}
+
+
+class Merge(Called):
+    """A merge method with its settings: `conf/merge/<name>.yaml` at the door."""
+
+    statistics: dict[str, Need] = {}
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
+    in_space: str | None = Field(default=None, exclude=True)  # where the function knows only one
+
+    @property
+    def space(self) -> str:
+        """The coordinates in which it combines."""
+        return self.call.options.get("space") or self.in_space or "delta"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.call.options
+
+    def with_(self, **settings: Any) -> Merge:
+        """The same method at other settings."""
+        return self.model_copy(update={"call": self.call.with_(**settings)})
+
+    def check(self) -> None:
+        """Whether the function takes the settings and every point of the grid; see `Call.check`."""
+        self.call.check("merge", 1, self.statistics)
+        for key, values in self.grid.items():
+            for value in values:
+                self.call.with_(**{key: value}).check("merge.grid", 1, self.statistics)
+
+    def __call__(self, updates: Mapping[str, Any], **statistics: Any) -> Mapping[str, Any]:
+        return self.call(updates, **statistics)
+
+
+class Search(Called):
+    """How a merge's free coefficients are chosen; null takes them as they stand."""
+
+    call: Call | None
+
+
+class Protocol(Record):
     """Which split chooses, which split reports."""
 
     name: Literal["clean", "paper"]
@@ -146,55 +183,76 @@ class Protocol(Spec):
         return self
 
 
-class Paths(Spec):
-    """Where things lie."""
+class Statistic(Record):
+    """Per-module tensors from one task's training rows, run through the base model or its expert."""
 
-    store: str
-    results: str
-    logs: str
+    model: Model
+    task: Task
+    blocks: tuple[str, ...]
+    precision: str
+    max_length: int
+    truncation_side: str
+    call: Call
+    samples: int
+    expert: FineTune | None = None
+    version: int = 1
+
+    @property
+    def label(self) -> str:
+        kind = self.call.name.partition(":")[2]
+        return f"{kind}-{self.task.name}" + ("-expert" if self.expert else "")
+
+    def build(self, folder: Path, workshop: Any) -> None:
+        """Collects it; see `artifacts.statistic`."""
+        from osrm_exp.artifacts import statistic  # torch: not before there is something to do
+
+        statistic.build(self, folder, workshop)
 
 
-class Config(Spec):
-    """The composed configuration, its groups unread; `conf/config.yaml` explains the keys."""
+class FineTune(Record):
+    """One task's LoRA adapter and head, trained from one initialisation.
 
-    experiment: str
-    model: dict[str, Any]
-    dataset: dict[str, Any]
-    tuning: dict[str, Any]
-    init: dict[str, Any]
-    merge: dict[str, Any]
-    search: dict[str, Any]
-    protocol: dict[str, Any]
-    diagnostics: dict[str, Any]
-    trainer: dict[str, Any]
-    logger: dict[str, Any]
-    paths: dict[str, Any]
-    rank: PositiveInt | None
+    With `intermediate` it continues from that task's adapter in place of the initialisation:
+    factors, and head tensors where the shapes agree.  Phang et al. 2018, arXiv 1811.01088; for
+    LoRA on GLUE: Hu et al. 2022, arXiv 2106.09685, appendix D.1.
+    """
+
+    model: Model
+    task: Task
+    tuning: Tuning
+    init: Init
+    own: dict[str, Statistic] = {}
+    others: dict[str, tuple[Statistic, ...]] = {}
+    select: str
     seed: int
-    names: dict[str, str]
-    overrides: list[str]
+    intermediate: FineTune | None = None
+    version: int = 2
+
+    @property
+    def label(self) -> str:
+        return f"{self.task.name}-s{self.seed}"
+
+    def build(self, folder: Path, workshop: Any) -> None:
+        """Trains it; see `artifacts.fine_tune`."""
+        from osrm_exp.artifacts import fine_tune  # torch, lightning: not before it is needed
+
+        fine_tune.build(self, folder, workshop)
 
 
-class Trainer(Spec):
-    """Where fine-tuning and scoring run. It changes no number, so it is in no digest."""
-
-    accelerator: Literal["cpu", "gpu"]
-
-
-class Cell(Spec):
+class Cell(Record):
     """One point of a sweep."""
 
     experiment: str = Field(exclude=True)
     model: Model
-    dataset: str
+    dataset: str = Field(exclude=True)
     tasks: tuple[Task, ...]
     tuning: Tuning
-    init: dict[str, Any]
-    merge: dict[str, Any]
-    search: dict[str, Any]
+    init: Init
+    merge: Merge
+    search: Search
     protocol: Protocol
-    diagnostics: dict[str, Any] | None  # statistics; of adapters, so with merge=individual only
-    rank: PositiveInt | None
+    diagnostics: dict[str, Need] = Field(default={}, exclude=True)
+    rank: PositiveInt | None = None
     seed: int
     names: dict[str, str] = Field(exclude=True)
     overrides: tuple[str, ...] = Field(exclude=True)  # what composes this cell again
@@ -208,178 +266,26 @@ class Cell(Spec):
     @property
     def setup(self) -> str:
         """Digest of all that must agree before two cells may stand in one average."""
-        shared = (self.model.digest, self.tuning.digest, self.protocol.digest)
-        text = json.dumps([*shared, *(t.digest for t in self.tasks)])
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        shared = (self.model, self.tuning, self.protocol, *self.tasks)
+        return digest([one.digest for one in shared])[:8]
+
+    @property
+    def arm(self) -> str:
+        """The file of the init and what was overridden in it: no two arms look alike."""
+        return " ".join(dict.fromkeys([self.names["init"], *self._overridden("init")]))
+
+    @property
+    def schedule(self) -> str:
+        """The tuning and what was overridden in it; wherever it was set, also what gives a task's
+        column another meaning."""
+        first = {task.name: self.tuning.of(task.name).intermediate for task in self.tasks}
+        parts = [f"per_task.{task}.intermediate={of}" for task, of in first.items() if of]
+        changed = self._overridden("tuning")
+        return " ".join(dict.fromkeys([self.tuning.name, *changed, *parts]))
+
+    def _overridden(self, group: str) -> list[str]:
+        typed = (one.lstrip("+") for one in self.overrides)
+        return [one.partition(".")[2] for one in typed if one.startswith(f"{group}.")]
 
 
-def build(cls: type[S], fields: Mapping[str, Any], where: str) -> S:
-    """`cls(**fields)`, with a wrong key or value named in one sentence.
-
-    Raises:
-        ValueError: an unknown or missing key, a wrong type, a value out of range.
-    """
-    try:
-        return cls(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(cls.model_fields)
-            raise ValueError(
-                f"{key} is not an option; {where or 'the config'} has: {known}"
-            ) from None
-        got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-        raise ValueError(f"{key}: {first['msg']}{got}") from None
-
-
-def check_options(
-    what: str, function: Callable, options: Mapping[str, Any], positional: int = 0,
-    keywords: Iterable[str] = (),
-) -> None:  # fmt: skip
-    """Whether a function takes the options of a config, and no other is missing.
-
-    Args:
-        positional: how many arguments the caller puts first.
-        keywords: which ones the caller adds by name.
-
-    Raises:
-        ValueError: an option that the function does not take, or one that it misses.
-    """
-    signature, given = inspect.signature(function), dict.fromkeys(keywords)
-    try:
-        signature.bind(*[None] * positional, **{**given, **options})
-    except TypeError as error:
-        known = [name for name in list(signature.parameters)[positional:] if name not in given]
-        takes = f"it takes: {', '.join(known)}" if known else "it takes no option"
-        raise ValueError(f"{what}: {error}; {takes}") from None
-
-
-def check_target(
-    what: str, config: Mapping[str, Any], positional: int = 0, keywords: Iterable[str] = ()
-) -> None:
-    """`check_options` of the `_target_` that a config names; where that is null, nothing is."""
-    options = {k: v for k, v in config.items() if k not in ("_target_", "_partial_")}
-    if config.get("_target_"):
-        function = get_method(config["_target_"])
-        check_options(f"{what} {function.__name__}", function, options, positional, keywords)
-    elif options:
-        raise ValueError(f"{what}.{next(iter(options))} is not an option of this {what}")
-
-
-def cell_from(config: Mapping[str, Any]) -> Cell:
-    """The cell of a composed, resolved configuration; checks everything that needs no model.
-
-    Raises:
-        ValueError: see `build`; also an unknown block, task or folder.
-    """
-    build(Config, config, "")
-    build(Paths, config["paths"], "paths")
-    build(Trainer, config["trainer"], "trainer")
-    build(Init, {k: v for k, v in config["init"].items() if k in Init.model_fields}, "init")
-    protocol = build(Protocol, config["protocol"], "protocol")
-    tuning = build(Tuning, config["tuning"], "tuning")
-    weights = identity(config["model"]["path"], config["model"].get("revision"), "model.path")
-    model = build(Model, {**config["model"], "weights": weights}, "model")
-    for block in tuning.lora.blocks:
-        if block not in model.blocks:
-            raise ValueError(
-                f"tuning.lora.blocks names {block!r}; {model.name} has: {', '.join(model.blocks)}"
-            )
-    suite = dict(config["dataset"])
-    tasks = _tasks(suite, protocol)
-    for name in tuning.per_task:
-        if name not in suite["tasks"]:
-            raise ValueError(f"tuning.per_task names {name!r}; {suite['name']} has no such task")
-    _check_intermediates([task.name for task in tasks], tuning, config["init"]["peft"])
-    search = dict(config["search"])
-    merge = {k: v for k, v in config["merge"].items() if k not in ("neutral", "laws", "page")}
-    if search.get("_target_") is None:
-        merge.pop("grid", None)
-    alone = config["names"]["merge"] == "individual"
-    fields = dict(
-        experiment=config["experiment"], model=model, dataset=suite["name"], tasks=tasks,
-        tuning=tuning, init=config["init"], merge=merge, search=search, protocol=protocol,
-        diagnostics=config["diagnostics"]["statistics"] if alone else None,
-        rank=config["rank"], seed=config["seed"], names=config["names"],
-        overrides=config["overrides"],
-    )  # fmt: skip
-    return build(Cell, fields, "cell")
-
-
-def _check_intermediates(names: list[str], tuning: Tuning, peft: bool | str) -> None:
-    """Whether every task that starts from another one's adapter can."""
-    settings = {name: tuning.of(name) for name in names}
-    for name, own in settings.items():
-        first = own.intermediate
-        if first is None:
-            continue
-        what = f"{name} starts from tuning.intermediate={first}"
-        if first not in settings:
-            raise ValueError(f"{what}; the tasks here are: {', '.join(names)}")
-        if settings[first].intermediate:
-            raise ValueError(f"{what}, which has one itself: set it under tuning.per_task")
-        if _shape(settings[first]) != _shape(own):
-            raise ValueError(f"{what}; their tuning.lora may differ in lora_dropout alone")
-        if peft is not True:
-            raise ValueError(f"{what}, but init.peft={peft} starts from base weights: take another")
-
-
-def _shape(tuning: Tuning) -> dict[str, Any]:
-    return tuning.lora.model_dump(exclude={"lora_dropout"})
-
-
-def _tasks(suite: dict[str, Any], protocol: Protocol) -> tuple[Task, ...]:
-    only = suite.pop("only", None) or list(suite["tasks"])
-    unknown = [name for name in only if name not in suite["tasks"]]
-    if unknown:
-        raise ValueError(
-            f"dataset.only names {unknown}; {suite['name']} has: {', '.join(suite['tasks'])}"
-        )
-    shared = {k: v for k, v in suite.items() if k not in ("name", "tasks", "path", "revision")}
-    shared.pop("paraphrase_headline", None)
-    tasks = []
-    for name in only:
-        fields = {**shared, **suite["tasks"][name]}
-        path = fields.setdefault("path", suite["path"])
-        fields.setdefault("revision", suite.get("revision"))
-        folder = f"{path}/{name}" if Path(path).is_dir() else path
-        source = identity(folder, fields["revision"], "dataset.path")
-        fields |= {"name": name, "source": source, "holdout": protocol.holdout}
-        tasks.append(build(Task, fields, f"dataset.tasks.{name}"))
-    return tuple(tasks)
-
-
-def identity(path: str, revision: str | None, option: str) -> str:
-    """What a checkpoint or dataset *is*: the digest of a local folder's files, else its hub id.
-
-    Raises:
-        ValueError: the path looks like a folder and there is none.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        kept = {".safetensors", ".json", ".parquet", ".model", ".txt"}
-        files = sorted(p for p in folder.iterdir() if p.suffix in kept)
-        return _files_digest(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
-    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
-        raise ValueError(f"{option}={path} is not a folder")
-    return f"{path}@{revision}" if revision else path
-
-
-@lru_cache(maxsize=256)
-def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for path, _, _ in files:
-        with path.open("rb") as file:
-            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
-    return total.hexdigest()[:16]
-
-
-def installed(package: str, hub: str) -> str:
-    """Folder inside an installed package (`pkg/folder`), else the hub id (`owner/id`)."""
-    name, _, inner = package.partition("/")
-    found = find_spec(name)
-    return str(Path(found.origin).parent / inner) if found and found.origin else hub
-
-
-OmegaConf.register_new_resolver("installed", installed, replace=True)
+Statistic.model_rebuild()

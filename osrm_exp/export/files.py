@@ -65,7 +65,11 @@ def export(
     if task is not None and task not in names:
         raise ValueError(f"--task {task} is not in this cell; it has: {', '.join(names)}")
     adapters = adapters_of(cell, workshop)
-    update, error = pipeline.truncated(repeated(cell, rows, adapters, workshop), rank)
+    bench = Bench(cell, adapters, workshop)
+    merge = cell.merge.with_(**rows[0]["settings"])
+    result = Result(merge(bench.updates, **bench.statistics()), cell.rank)
+    if rank is not None:
+        result = Result(dict(result), rank)
     chosen = names.index(task) if task else None
     scratch = out.with_name(f".{out.name}.scratch")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -73,11 +77,11 @@ def export(
     try:
         write = write_checkpoint if merged else write_lora
         head = None if chosen is None else (cell.tasks[chosen], adapters[chosen])
-        write(scratch, update, cell, head)
+        write(scratch, result, cell, head)
         for name, adapter in zip(names, adapters):
             save_file(adapter.heads, scratch / "heads" / f"{name}.safetensors")
         (scratch / "README.md").write_text(
-            card(cell, rows, rank=rank, error=error, merged=merged, task=task)
+            card(cell, rows, rank=rank, error=result.error if rank else None, merged=merged, task=task)
         )
         scratch.rename(out)
     finally:
@@ -91,50 +95,34 @@ def adapters_of(cell: Cell, workshop: Workshop) -> list[Adapter]:
     Raises:
         ValueError: one of them is not there.
     """
-    fine_tunes = [pipeline.fine_tune(cell, task) for task in cell.tasks]
-    for fine_tune in fine_tunes:
-        if not workshop.store.has(fine_tune):
+    wanted = needs.fine_tunes(cell)
+    for one in wanted:
+        if not workshop.store.has(one):
             raise ValueError(
-                f"{workshop.store.root} holds no adapter {fine_tune.label}-{fine_tune.digest}: "
+                f"{workshop.store.root} holds no adapter {one.label}-{one.digest}: "
                 "give the store of the run with paths.store=DIR"
             )
-    return [read_adapter(workshop.store.folder(fine_tune)) for fine_tune in fine_tunes]
-
-
-def repeated(
-    cell: Cell, rows: Sequence[Row], adapters: Sequence[Adapter], workshop: Workshop
-) -> Mapping[str, Update]:
-    """The merge of a cell, once more, at the settings of its rows."""
-    method = pipeline.check(cell).with_(**rows[0]["settings"])
-    fine_tunes = [pipeline.fine_tune(cell, task) for task in cell.tasks]
-    bench = partial(pipeline.Bench, cell, adapters, workshop)
-    statistics = pipeline.collect(cell, method, fine_tunes, workshop, bench)
-    result = method(stacked([adapter.updates for adapter in adapters]), **statistics)
-    if pipeline.per_task(result):
-        raise ValueError(
-            f"merge={cell.names['merge']} gives every task its own weights, which no one "
-            "adapter or checkpoint holds: export a merge without a task axis"
-        )
-    return pipeline.truncated(result, cell.rank)[0]
+    return [read_adapter(workshop.store.folder(one)) for one in wanted]
 
 
 Head = tuple[Task, Adapter] | None  # of the task whose head goes into the model
 
 
-def write_lora(folder: Path, merged: Mapping[str, Update], cell: Cell, head: Head) -> None:
+def write_lora(folder: Path, merged: Result, cell: Cell, head: Head) -> None:
     """A PEFT adapter of balanced factors, `lora_alpha = r`; `rank_pattern` where ranks differ.
 
     Raises:
         ValueError: a dense update.
     """
     factors = {}
-    for name, update in merged.items():
-        if not isinstance(update, LowRank):
+    for name, update in merged:
+        single = update.single
+        if single.rank is None:
             raise ValueError(
                 f"merge={cell.names['merge']} gives dense updates, which no LoRA holds exactly: "
                 "truncate them with --rank K, or write a checkpoint with --merged"
             )
-        factors[name] = balanced(update)
+        factors[name] = single.balanced()
     config: dict[str, Any] = {"base_model_name_or_path": cell.model.path}
     if head:
         config |= {"task_type": "SEQ_CLS", "modules_to_save": list(cell.model.heads)}
@@ -143,7 +131,7 @@ def write_lora(folder: Path, merged: Mapping[str, Update], cell: Cell, head: Hea
     )
 
 
-def write_checkpoint(folder: Path, merged: Mapping[str, Update], cell: Cell, head: Head) -> None:
+def write_checkpoint(folder: Path, merged: Result, cell: Cell, head: Head) -> None:
     """Base weights plus deltas in float32, so that nothing is rounded away; with the tokenizer.
 
     Without a task there is no head in it: `from_pretrained` then draws a new one.
@@ -153,9 +141,8 @@ def write_checkpoint(folder: Path, merged: Mapping[str, Update], cell: Cell, hea
     net = load_backbone(cell.model, head[0].outputs if head else 1, precision=tuning.precision)
     net = net.float()
     with torch.no_grad():
-        for name, update in merged.items():
-            delta = update.delta if isinstance(update, LowRank) else update
-            net.get_submodule(name).weight += delta.float()
+        for name, update in merged:
+            net.get_submodule(name).weight += update.single.delta.float()
     heads = tuple(f"{path}." for path in heads_of(net, cell.model))
     state = net.state_dict()
     if head:
@@ -176,17 +163,9 @@ def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, list[Row], Workshop
     Raises:
         ValueError: not a file of rows, or one whose cell the configs of today do not compose.
     """
-    try:
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        overrides, digest = rows[0]["overrides"], rows[0]["cell"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{file} is not a file of rows ({type(error).__name__})") from None
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", [*overrides, *added], return_hydra_config=True)
-        HydraConfig.instance().set_config(composed)
-        kept = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-        config = OmegaConf.to_container(kept, resolve=True)
-    cell = cell_from(config)
+    rows = rows_in(file)
+    config = configuration([*rows[0]["overrides"], *added])
+    cell, digest = cell_from(config), rows[0]["cell"]
     if cell.digest != digest:
         raise ValueError(
             f"{file} is of the cell {digest}; its overrides compose {cell.digest} today, because "

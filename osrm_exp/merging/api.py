@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from osrm_exp import CONF
 from osrm_exp.adapter import read_adapter, stacked
 from osrm_exp.lora import LowRank, Update
-from osrm_exp.merging.method import Method
+from osrm_exp.record import build
+from osrm_exp.spec import Merge
 
 
 def merge(
@@ -41,10 +42,12 @@ def merge(
     for keyword, given in statistics.items():
         if isinstance(given, Mapping) and (absent := [m for m in updates if m not in given]):
             raise ValueError(f"{keyword} has no entry for the module {absent[0]}")
-    return method.with_(**options)(updates, **statistics)
+    chosen = method.with_(**options)
+    chosen.check()
+    return chosen(updates, **statistics)
 
 
-def configured(name: str) -> Method:
+def configured(name: str) -> Merge:
     """The method of `conf/merge/<name>.yaml` at its defaults.
 
     Raises:
@@ -54,4 +57,4 @@ def configured(name: str) -> Method:
     if not file.is_file():
         known = sorted(path.stem for path in file.parent.glob("*.yaml"))
         raise ValueError(f"there is no merge {name!r}; there are: {', '.join(known)}")
-    return Method.of(OmegaConf.to_container(OmegaConf.load(file), resolve=True))
+    return build(Merge, OmegaConf.to_container(OmegaConf.load(file), resolve=True), f"merge {name}")

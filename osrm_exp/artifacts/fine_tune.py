@@ -1,0 +1,112 @@
+"""A fine-tuned adapter: trained from its start, kept at its best epoch, saved as PEFT saves it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from osrm_exp.adapter import read_adapter, write_adapter
+from osrm_exp.artifacts.start import Start, begin, network, rows_of
+from osrm_exp.artifacts.workshop import Workshop
+from osrm_exp.lora import LowRank, stack
+from osrm_exp.spec import FineTune
+from osrm_exp.tasks import data
+from osrm_exp.training.callbacks import InitializeLora
+from osrm_exp.training.module import LoraFineTuning
+
+
+def build(spec: FineTune, folder: Path, workshop: Workshop) -> None:
+    """Trains, restores the best epoch and saves a plain PEFT adapter.
+
+    Beside it lie `training.json` and `start.safetensors`, every module's initial `A`.
+    """
+    with quiet():
+        if spec.intermediate:
+            workshop.store.get(spec.intermediate, workshop)  # before anything is drawn
+        pl.seed_everything(spec.seed, verbose=False)
+        module = LoraFineTuning(network(spec), spec.task, spec.tuning)
+        start = begin(spec, module.net, module.lora_layers(), workshop)
+        save_file(start.A, folder / "start.safetensors")
+        history = _fit(spec, module, InitializeLora(start.A, spec.init.freeze), folder, workshop)
+        _save(spec, module, start, folder)
+        (folder / "training.json").write_text(json.dumps(history, indent=2))
+
+
+def read_start(folder: Path) -> dict[str, Tensor]:
+    """A fine-tune's initial `A [rank, in]`, by module."""
+    return load_file(folder / "start.safetensors")
+
+
+def _fit(
+    spec: FineTune, module: LoraFineTuning, initialize: pl.Callback, folder: Path,
+    workshop: Workshop,
+) -> dict[str, Any]:  # fmt: skip
+    best = ModelCheckpoint(
+        folder / "best", "best", monitor="headline", mode="max", save_weights_only=True
+    )
+    trainer = pl.Trainer(
+        accelerator=workshop.accelerator, devices=1, max_epochs=spec.tuning.epochs,
+        gradient_clip_val=spec.tuning.clip, logger=workshop.logger or False,
+        callbacks=[initialize, best], num_sanity_val_steps=0, log_every_n_steps=10,
+        enable_model_summary=False, enable_progress_bar=workshop.progress,
+    )  # fmt: skip
+    loader = data.TaskDataModule(
+        rows_of(spec), batch_size=spec.tuning.batch_size, select=spec.select, seed=spec.seed
+    )
+    try:
+        trainer.fit(module, loader)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    kept = torch.load(best.best_model_path, weights_only=True)
+    if unknown := module.load_state_dict(kept["state_dict"], strict=False).unexpected_keys:
+        raise RuntimeError(f"the best checkpoint holds unknown tensors: {unknown}")
+    Path(best.best_model_path).unlink()
+    Path(best.dirpath).rmdir()
+    score = float(best.best_model_score)
+    return {"headline": score, "epoch": kept["epoch"], "select": spec.select}
+
+
+def _save(spec: FineTune, module: LoraFineTuning, start: Start, folder: Path) -> None:
+    net = module.net
+    net.peft_config["default"].base_model_name_or_path = spec.model.name
+    net.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    if start.moved:
+        adapter = read_adapter(folder)
+        updates = {n: _minus(u, start.moved[n]) for n, u in adapter.updates.items()}
+        write_adapter(folder, updates, adapter.heads, task_type="SEQ_CLS",
+                      modules_to_save=list(spec.model.heads),
+                      base_model_name_or_path=spec.model.name)  # fmt: skip
+    read_adapter(folder)  # what cannot be read back, or is not finite, is not kept
+
+
+def _minus(update: LowRank, start: LowRank) -> LowRank:
+    return stack([update, start * -1]).concat()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning and transformers without their advice on cloud loggers and worker counts."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for module in ("lightning", "transformers", "peft"):
+                warnings.filterwarnings("ignore", module=module)
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,134 @@
+"""How an adapter starts: as PEFT starts it, from an init's function, or from another adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+from torch import Tensor
+
+from osrm_exp.artifacts.statistic import owners, read_stacked, read_statistic
+from osrm_exp.artifacts.workshop import Workshop
+from osrm_exp.inits import row_norm
+from osrm_exp.lora import LowRank
+from osrm_exp.model import adapted_modules, load_backbone, load_tokenizer
+from osrm_exp.spec import FineTune
+from osrm_exp.tasks import data
+
+log = logging.getLogger("osrm_exp")
+
+Layers = Mapping[str, LoraLayer]
+
+
+class Start(NamedTuple):
+    """Where the factors of a network begin."""
+
+    A: dict[str, Tensor]  # [rank, in] by module
+    moved: dict[str, LowRank]  # what PEFT moved from base weights into the factors, by module
+
+
+def network(spec: FineTune) -> PeftModel:
+    """The backbone with a new head and LoRA as PEFT starts it, drawn from torch's seed."""
+    tuning, lora, init = spec.tuning, spec.tuning.lora, spec.init
+    net = load_backbone(
+        spec.model, spec.task.outputs, precision=tuning.precision, dropout=tuning.dropout
+    )
+    names = list(adapted_modules(net, spec.model, lora.blocks, lora.r))
+    if tuning.gradient_checkpointing:
+        # the reentrant form gives LoRA under frozen embeddings a gradient of exactly zero
+        net.gradient_checkpointing_enable({"use_reentrant": False})
+    config = LoraConfig(
+        task_type="SEQ_CLS", target_modules=names, modules_to_save=list(spec.model.heads),
+        init_lora_weights=init.peft, **lora.model_dump(exclude={"blocks"}),
+    )  # fmt: skip
+    if init.prepare:
+        rows = rows_of(spec).batches("train", 1, init.prepare.samples)
+        init.prepare.call(net, config, rows)
+    return get_peft_model(net, config)
+
+
+def begin(spec: FineTune, net: PeftModel, layers: Layers, workshop: Workshop) -> Start:
+    """Where the factors of a new network begin; with `intermediate` it is given that adapter's."""
+    moved = _moved(layers)
+    if spec.intermediate:
+        _continue(net, workshop.store.get(spec.intermediate, workshop))
+    if spec.init.call and not spec.intermediate:
+        return Start(_drawn(spec, layers, workshop), moved)
+    return Start({n: one.lora_A["default"].weight.detach().clone() for n, one in layers.items()}, moved)
+
+
+def rows_of(spec: FineTune) -> data.TaskData:
+    """The tokenised rows of a fine-tuning."""
+    tuning = spec.tuning
+    tokenizer = load_tokenizer(spec.model, tuning.truncation_side)
+    return data.load(spec.task, tokenizer, tuning.max_length)
+
+
+def _drawn(spec: FineTune, layers: Layers, workshop: Workshop) -> dict[str, Tensor]:
+    """`A` by the init's function; modules whose statistics are the same (q and v) share one."""
+    folder = workshop.store.folder
+    own = {k: folder(one) for k, one in spec.own.items()}
+    others = {k: [folder(one) for one in statistics] for k, statistics in spec.others.items()}
+    paths = [*own.values(), *(path for of in others.values() for path in of)]
+    owner = [owners(path) for path in paths]
+    read = {k: read_statistic(path) for k, path in own.items()}
+    read |= {k: read_stacked(of) for k, of in others.items()}
+    found: dict[tuple[str, ...], Tensor] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name, layer in layers.items():
+            key = tuple(of[name] for of in owner) or (name,)
+            if key not in found:
+                tensors = {k: statistic[name] for k, statistic in read.items()}
+                A = spec.init.call(
+                    layer.in_features, spec.tuning.lora.r,
+                    generator=_generator(spec, key[0]), **tensors,
+                )  # fmt: skip
+                found[key] = row_norm(A, spec.init.row_norm)
+    if caught:
+        said = caught[-1].message
+        log.warning("%s, %d of %d inputs: %s", spec.task.name, len(caught), len(found), said)
+    return {n: found[tuple(of[n] for of in owner) or (n,)].clone() for n in layers}
+
+
+def _generator(spec: FineTune, module: str) -> torch.Generator:
+    who = "" if spec.init.shared else spec.task.name
+    digest = hashlib.sha256("/".join((str(spec.seed), who, module)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _continue(net: PeftModel, folder: Path) -> None:
+    """Puts an adapter's factors into the network, and its head tensors where they fit."""
+    new = get_peft_model_state_dict(net, save_embedding_layers=False)
+    found = load_file(folder / "adapter_model.safetensors")
+    set_peft_model_state_dict(
+        net, {k: t if t.shape == new[k].shape else new[k] for k, t in found.items()}
+    )
+
+
+def _moved(layers: Layers) -> dict[str, LowRank]:
+    """What an initialisation of PEFT's (pissa, olora) moved from the base weights into the factors.
+
+    The network then computes `W - s B0 A0 + s B A`, so the delta against the original weight is
+    `s (B A - B0 A0)`, of twice the rank. Empty where `B A` starts at zero.
+    """
+    found = {}
+    for name, layer in layers.items():
+        A, B = (f["default"].weight.detach().clone() for f in (layer.lora_A, layer.lora_B))
+        if (B @ A).norm() > 1e-4 * B.norm() * A.norm():
+            found[name] = LowRank(A.float(), B.float() * layer.scaling["default"])
+    return found

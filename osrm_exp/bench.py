@@ -1,0 +1,89 @@
+"""The loaded network and the tasks: what a merge is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cached_property, lru_cache
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from osrm_exp import needs
+from osrm_exp.adapter import Adapter, stacked
+from osrm_exp.artifacts import Workshop
+from osrm_exp.artifacts.statistic import read_stacked
+from osrm_exp.lora import LowRank, Result
+from osrm_exp.model import applied, load_backbone, load_tokenizer, logits, new_heads
+from osrm_exp.spec import Cell, Model
+from osrm_exp.tasks import data
+from osrm_exp.tasks.metrics import Scored, scores
+
+
+class Bench:
+    """The base network and what each task brings: update, rows and head; each loaded once, when it
+    is first asked for."""
+
+    def __init__(self, cell: Cell, adapters: Sequence[Adapter], workshop: Workshop) -> None:
+        self.cell, self.adapters, self.workshop = cell, adapters, workshop
+        self.tasks = cell.tasks
+        self.updates: dict[str, LowRank] = stacked([adapter.updates for adapter in adapters])
+        self.batch_size = 4 * cell.tuning.batch_size  # no gradients to keep
+
+    @cached_property
+    def net(self) -> PreTrainedModel:
+        precision, auto = self.cell.tuning.precision, self.tasks[0].kind.auto
+        return _network(self.cell.model, precision, auto).to(self.workshop.device)
+
+    @cached_property
+    def data(self) -> list[data.TaskData]:
+        return rows_of(self.cell)
+
+    @cached_property
+    def heads(self) -> list[dict[str, nn.Module]]:
+        model = self.cell.model
+        pairs = zip(self.tasks, self.adapters)
+        return [new_heads(model, task.outputs, adapter.heads) for task, adapter in pairs]
+
+    def statistics(self) -> dict[str, Any]:
+        """What the cell's merge asks for, by keyword: `{module: [task, …]}`, read lazily.
+
+        What is asked `of: suite` is a function of the bench, and returns whatever the merge takes.
+        """
+        single = needs.of_merge(self.cell, needs.fine_tunes(self.cell))
+        store = self.workshop.store
+        return {
+            keyword: need.call(self, samples=need.samples)
+            if need.of == "suite"
+            else read_stacked(store.get_all(single[keyword], self.workshop))
+            for keyword, need in self.cell.merge.statistics.items()
+        }
+
+    def scores(self, result: Result, split: str) -> list[Scored]:
+        """Every task's predictions on a split, each with its own head, measured.
+
+        The result is computed once and held meanwhile: all tasks run through it.
+        """
+        merged = dict(result)
+        shared = all(update.sharing != "per_task" for update in merged.values())
+        found = []
+        with applied(self.net, merged) if shared else nullcontext():
+            for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
+                own = {} if shared else {k: update.task(index) for k, update in merged.items()}
+                batches = self.data[index].batches(split, self.batch_size)
+                with applied(self.net, own, self.heads[index]) as net:
+                    found.append(scores(task, *logits(net, batches)))
+        return found
+
+
+def rows_of(cell: Cell) -> list[data.TaskData]:
+    """Rows of every task, checked before the first is trained on, and kept for the process."""
+    tokenizer = load_tokenizer(cell.model, cell.tuning.truncation_side)
+    return [data.load(task, tokenizer, cell.tuning.max_length) for task in cell.tasks]
+
+
+@lru_cache(maxsize=1)
+def _network(model: Model, precision: str, auto: str) -> PreTrainedModel:
+    return load_backbone(model, 1, precision=precision, auto=auto).eval()

@@ -1,0 +1,24 @@
+"""What PEFT's CorDA wants to see before it starts."""
+
+from collections.abc import Mapping, Sequence
+
+from peft import LoraConfig
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+def corda(
+    net: PreTrainedModel, config: LoraConfig, rows: Sequence[Mapping[str, Tensor]], /, *, method: str
+) -> None:
+    """Lets PEFT see the own task's inputs, row by row: its hook takes no batch, no padding.
+
+    Yang et al., 2024, arXiv 2406.05223.
+
+    Args:
+        method: `ipm`, the largest directions, as for instruction tuning; `kpm`, the smallest.
+    """
+    config.corda_config = CordaConfig(corda_method=method)
+    inputs = [{k: v for k, v in row.items() if k != "labels"} for row in rows]
+    preprocess_corda(net, config, lambda: [net(**row) for row in inputs])

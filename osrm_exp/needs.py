@@ -1,0 +1,86 @@
+"""Which artifacts a cell asks for: its adapters, their statistics, those of its merge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from osrm_exp.record import digest
+from osrm_exp.spec import Cell, FineTune, Need, Statistic, Task
+
+
+def fine_tunes(cell: Cell) -> list[FineTune]:
+    """The adapters of a cell, one a task."""
+    return [fine_tune(cell, task) for task in cell.tasks]
+
+
+def fine_tune(cell: Cell, task: Task) -> FineTune:
+    """The adapter that a cell needs for one task: with its own statistics and those of the others,
+    or with the adapter of the task that it continues from.
+
+    Raises:
+        ValueError: an init that asks for other tasks where there is none.
+    """
+    tuning = cell.tuning.of(task.name)
+    fields = dict(
+        model=cell.model, task=task, tuning=tuning, init=cell.init, select=cell.protocol.select,
+        seed=cell.seed,
+    )  # fmt: skip
+    if tuning.intermediate:
+        first = next(one for one in cell.tasks if one.name == tuning.intermediate)
+        return FineTune(**fields, intermediate=fine_tune(cell, first))
+    rest = [other for other in cell.tasks if other.name != task.name]
+    own, others = {}, {}
+    for keyword, need in cell.init.statistics.items():
+        if need.tasks == "own":
+            own[keyword] = statistic(cell, task, need)
+        elif rest:
+            others[keyword] = tuple(statistic(cell, other, need) for other in rest)
+        else:
+            raise ValueError(f"init={cell.names['init']} needs at least two tasks")
+    return FineTune(**fields, own=own, others=others)
+
+
+def statistic(cell: Cell, task: Task, need: Need, expert: FineTune | None = None) -> Statistic:
+    """The artifact that a `statistics` entry of a config names, for one task."""
+    tuning = cell.tuning
+    return Statistic(
+        model=cell.model, task=task, blocks=tuning.lora.blocks, precision=tuning.precision,
+        max_length=tuning.max_length, truncation_side=tuning.truncation_side,
+        call=need.call, samples=need.samples, expert=expert,
+    )  # fmt: skip
+
+
+def of_inits(found: Sequence[FineTune]) -> list[Statistic]:
+    """The statistics that adapters start from, each once: whoever needs one finds it built."""
+    return list(dict.fromkeys(one for fine_tune in found for one in _of_init(fine_tune)))
+
+
+def _of_init(fine_tune: FineTune) -> Iterator[Statistic]:
+    yield from fine_tune.own.values()
+    for statistics in fine_tune.others.values():
+        yield from statistics
+
+
+def of_merge(cell: Cell, found: Sequence[FineTune]) -> dict[str, list[Statistic]]:
+    """The statistics of single tasks that a merge asks for, by keyword, one a task."""
+    return {
+        keyword: [
+            statistic(cell, task, need, expert if need.of == "expert" else None)
+            for task, expert in zip(cell.tasks, found)
+        ]
+        for keyword, need in cell.merge.statistics.items()
+        if need.of != "suite"
+    }
+
+
+def of_diagnostics(cell: Cell) -> list[Statistic]:
+    """The statistics that tell what a cell's adapters do to each other's data, one a task."""
+    return [
+        statistic(cell, task, need) for need in cell.diagnostics.values() for task in cell.tasks
+    ]
+
+
+def diagnosis(cell: Cell) -> str:
+    """The address of a cell's diagnostics: its adapters and what they are judged on."""
+    asked = [*fine_tunes(cell), *of_diagnostics(cell)]
+    return digest([one.digest for one in asked])

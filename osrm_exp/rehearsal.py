@@ -1,0 +1,149 @@
+"""A cell in miniature: its functions, with their values, on a tiny network before anything is built.
+
+A name that is wrong is seen when a config is read; a value may be of the right type and still mean
+nothing (`density=-1`, `space=foo`). So every function of a cell is run as the cell will run it, on
+as many tasks, at every corner of the merge's grid: milliseconds, where training takes hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from osrm_exp.inits import row_norm
+from osrm_exp.lora import LowRank, Result
+from osrm_exp.model import adapted_modules, heads_of, skeleton
+from osrm_exp.spec import Cell, Merge, Need
+from osrm_exp.tasks.metrics import metrics_of
+
+MODULES = [f"bert.encoder.layer.{i}.attention.self.{name}" for i in (0, 1) for name in ("query", "value")]
+TOKENS, ROWS = 8, 3
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a bench knows of one task's data."""
+
+    seed: int
+    tune: tuple = (1,)
+
+    def batches(self, *_: Any) -> list[dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(self.seed)
+        ids = torch.randint(1, 30, (ROWS, TOKENS), generator=generator)
+        labels = torch.arange(ROWS) % 2
+        return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}]
+
+
+class Stage:
+    """The bench of a rehearsal: as many tasks as the cell has, on two layers of a tiny BERT."""
+
+    batch_size = ROWS
+
+    def __init__(self, cell: Cell) -> None:
+        self.rank = cell.tuning.lora.r
+        self.width = 2 * self.rank + 2
+        config = BertConfig(
+            vocab_size=30, hidden_size=self.width, num_hidden_layers=2, num_attention_heads=1,
+            intermediate_size=4, max_position_embeddings=TOKENS, num_labels=2,
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = BertForSequenceClassification(config).eval()
+        self.tasks = cell.tasks
+        self.data = [_Rows(seed) for seed in range(len(cell.tasks))]
+        self.heads: list[dict[str, nn.Module]] = [{} for _ in cell.tasks]
+        self.updates = {module: self._update(number) for number, module in enumerate(MODULES)}
+
+    def _update(self, number: int) -> LowRank:
+        generator = torch.Generator().manual_seed(number)
+        tasks = len(self.tasks), self.rank, self.width
+        A = torch.randn(tasks, generator=generator)
+        return LowRank(A, torch.randn(tasks, generator=generator).mT.contiguous() / 10)
+
+    def statistic(self, need: Need) -> list[Mapping[str, Tensor]]:
+        """What a function of single tasks finds, for every task."""
+        return [need.call(self.net, rows.batches(), MODULES) for rows in self.data]
+
+
+def rehearse(cell: Cell) -> None:
+    """Runs every function of a cell in miniature.
+
+    Raises:
+        ValueError: in one sentence, which part of the config cannot work and why.
+    """
+    _parts(cell)
+    stage = Stage(cell)
+    for need in cell.diagnostics.values():
+        with _told("diagnostics.statistics"):
+            stage.statistic(need)
+    _start(cell, stage)
+    _merge(cell.merge, stage, cell)
+
+
+def _parts(cell: Cell) -> None:
+    """Whether the real architecture has the modules and heads that the config names."""
+    for task in cell.tasks:
+        metrics_of(task)
+    net = skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
+    adapted_modules(net, cell.model, cell.tuning.lora.blocks, cell.tuning.lora.r)
+    heads_of(net, cell.model)
+
+
+def _start(cell: Cell, stage: Stage) -> None:
+    statistics: dict[str, Tensor] = {}
+    for keyword, need in cell.init.statistics.items():
+        need.call.check(f"init.statistics.{keyword}", 3)
+        with _told(f"init.statistics.{keyword}"):
+            own, *others = [found[MODULES[0]] for found in stage.statistic(need)]
+            statistics[keyword] = own if need.tasks == "own" else torch.stack(others)
+    with _told("init"):
+        row_norm(torch.ones(1, 1), cell.init.row_norm)
+    if cell.init.call:
+        cell.init.call.check("init", 2, ("generator", *statistics))
+        with _told(f"init={cell.names['init']}"):
+            cell.init.call(stage.width, stage.rank, generator=torch.Generator(), **statistics)
+
+
+def _merge(merge: Merge, stage: Stage, cell: Cell) -> None:
+    merge.check()
+    statistics: dict[str, Any] = {}
+    for keyword, need in merge.statistics.items():
+        where = f"merge.statistics.{keyword}"
+        if need.of == "suite":
+            need.call.check(where, 1, ("samples",))
+            with _told(where):
+                statistics[keyword] = need.call(stage, samples=need.samples)
+        else:
+            need.call.check(where, 3)
+            with _told(where):
+                found = stage.statistic(need)
+                statistics[keyword] = {m: torch.stack([one[m] for one in found]) for m in MODULES}
+    for settings in _corners(merge):
+        with _told(f"merge={cell.names['merge']}" + "".join(f" {k}={v}" for k, v in settings.items())):
+            for _ in Result(merge.with_(**settings)(stage.updates, **statistics), cell.rank):
+                pass
+    if cell.search.call:
+        cell.search.call.check("search", 2)
+
+
+def _corners(merge: Merge) -> Iterator[dict[str, Any]]:
+    """The settings as they stand, and every combination of the grid's first and last values."""
+    yield {}
+    ends = [dict.fromkeys((values[0], values[-1])) for values in merge.grid.values()]
+    yield from (dict(zip(merge.grid, point)) for point in product(*ends) if merge.grid)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Whatever a function raises is the config's fault here, and is told in one sentence."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
