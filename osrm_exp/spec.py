@@ -125,6 +125,7 @@ class Init(Spec):
     corda: dict[str, Any] | None = None
     shared: bool = False
     statistics: dict[str, dict[str, Any]] = {}
+    page: dict[str, str] = {}  # its row of docs/inits.md; no part of an address
 
     @classmethod
     def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,10 +297,11 @@ def cell_from(config: Mapping[str, Any]) -> Cell:
     merge = {k: v for k, v in config["merge"].items() if k not in ("neutral", "laws", "page")}
     if search.get("_target_") is None:
         merge.pop("grid", None)
+    init = {k: v for k, v in config["init"].items() if k != "page"}
     alone = config["names"]["merge"] == "individual"
     fields = dict(
         experiment=config["experiment"], model=model, dataset=suite["name"], tasks=tasks,
-        tuning=tuning, init=config["init"], merge=merge, search=search, protocol=protocol,
+        tuning=tuning, init=init, merge=merge, search=search, protocol=protocol,
         diagnostics=config["diagnostics"]["statistics"] if alone else None,
         rank=config["rank"], seed=config["seed"], names=config["names"],
         overrides=config["overrides"],
