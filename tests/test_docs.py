@@ -1,54 +1,62 @@
-"""The page of methods names every method, once, and nothing else."""
+"""The pages' tables are what the configs say, and every paper they name is explained in one."""
 
 import re
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from osrm_exp import CONF
-from osrm_exp.merging.api import configured
+from osrm_exp import CONF, docs
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
-METHODS = sorted(file.stem for file in (CONF / "merge").glob("*.yaml"))
-PAPERS = {
-    number
-    for name in METHODS
-    for number in re.findall(r"\d{4}\.\d{5}", (CONF / "merge" / f"{name}.yaml").read_text())
-}
-TABLE = r"^\| merge= \|(.*)\|\n\|[-|]+\|\n((?:\|.*\|\n)+)"
+METHODS = sorted((CONF / "merge").glob("*.yaml"))
+COMMENT = re.compile(r"^#.*$", flags=re.MULTILINE)
+ARXIV = re.compile(r"\d{4}\.\d{5}")
 
 
-def rows() -> list[dict[str, str]]:
-    """The rows of all tables of methods, by the words of their header."""
-    found = []
-    for header, body in re.findall(TABLE, PAGE.read_text(), flags=re.MULTILINE):
-        names = ["merge=", *(cell.strip() for cell in header.split("|"))]
-        for line in body.splitlines():
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
-            assert len(cells) == len(names), line
-            found.append(dict(zip(names, cells)))
-    return found
+def cited(text: str) -> set[str]:
+    """The arXiv numbers in a config's comments."""
+    return set(ARXIV.findall("\n".join(COMMENT.findall(text))))
 
 
-def test_every_method_is_in_the_page_once_and_vice_versa():
-    assert sorted(row["merge="].strip("`") for row in rows()) == METHODS
+PAPERS = set().union(*(cited(file.read_text()) for file in METHODS))
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row["merge="].strip("`"))
-def test_a_row_agrees_with_the_config(row):
-    method = configured(row["merge="].strip("`"))
-    assert row["space"] == method.space
-    for statistic in method.statistics:
-        assert f"`{statistic}`" in row["statistics"]
-    assert set(re.findall(r"\d{4}\.\d{5}", row["paper"])) <= PAPERS
-    assert all(row.values())
+@pytest.mark.parametrize("page", ["methods", "inits"])
+def test_a_page_is_what_the_configs_say(page):
+    assert docs.written(page) == (docs.DOCS / f"{page}.md").read_text(), (
+        "write the pages again: python -m osrm_exp.docs"
+    )
 
 
-def test_the_page_of_initialisations_names_every_one_and_its_statistics():
-    page = (PAGE.parent / "inits.md").read_text()
-    found = dict(re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|", page, flags=re.MULTILINE))
-    assert sorted(found) == sorted(file.stem for file in (CONF / "init").glob("*.yaml"))
-    for name, statistics in found.items():
-        declared = OmegaConf.load(CONF / "init" / f"{name}.yaml").get("statistics") or {}
-        assert set(declared) == set(re.findall(r"own(?!, PEFT)|others", statistics)), name
+@pytest.mark.parametrize(("page", "group"), [("methods", "merge"), ("inits", "init")])
+def test_a_page_names_every_config_once(page, group):
+    found = re.findall(r"^\| `(\w+)` \|", docs.written(page), flags=re.MULTILINE)
+    assert sorted(found) == sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", METHODS, ids=lambda file: file.stem)
+def test_a_paper_in_the_page_is_explained_in_a_config(file):
+    paper = re.search(r"^  paper: (.*)$", file.read_text(), flags=re.MULTILINE)
+    assert set(ARXIV.findall(paper[1] if paper else "")) <= PAPERS
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        ({}, "page.table is missing"),
+        ({"table": "sums", "formula": "0"}, "missing 3 required .*'exact', 'rank', and 'flops'"),
+        ({"table": "sums", "colour": "red"}, "unexpected keyword argument 'colour'"),
+        (
+            {"table": "moon", "formula": "0", "exact": "e", "rank": "r", "flops": "0"},
+            "'moon'.*sums",
+        ),
+        ({"table": "sums", "paper": 2203.05482}, "page.paper is 2203.05482: write one quoted line"),
+    ],
+)
+def test_a_page_that_does_not_fit_is_said_in_one_sentence(tmp_path, monkeypatch, page, sentence):
+    (tmp_path / "merge").mkdir()
+    config = {"_target_": "osrm_exp.merging.pretrained", "neutral": None, "page": page}
+    OmegaConf.save(config, tmp_path / "merge" / "zero.yaml")
+    monkeypatch.setattr(docs, "CONF", tmp_path)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        docs.written("methods")
+    assert "zero.yaml" in str(caught.value) and "\n" not in str(caught.value)
