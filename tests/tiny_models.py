@@ -60,3 +60,9 @@ def batch(lengths: list[int], width: int, seed: int = 0) -> dict[str, Tensor]:
 
 def rows_of(batch: dict[str, Tensor], rows: slice) -> dict[str, Tensor]:
     return {key: value[rows] for key, value in batch.items()}
+
+
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Largest entry of a difference, relative to its module's largest entry."""
+    assert a.keys() == b.keys()
+    return max(((a[m] - b[m]).abs().max() / a[m].abs().max()).item() for m in a)

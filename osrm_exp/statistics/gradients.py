@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from osrm_exp.statistics.hooks import model_inputs, traced
+from osrm_exp.statistics.hooks import check_reached, model_inputs, traced
 
 
 def gradients(
@@ -44,9 +44,3 @@ def _scores(logits: Tensor, labels: Tensor | None, mode: str) -> Iterator[Tensor
         return
     weighted = log_p.detach().exp().sqrt() * log_p
     yield from [weighted.sum(-1)] if mode == "mergelm" else weighted.unbind(-1)
-
-
-def check_reached(modules: Sequence[str], reached: Mapping) -> None:
-    """Every module must have been called, or there is nothing to say of it."""
-    if missing := [name for name in modules if not reached.get(name)]:
-        raise ValueError(f"no batch reached {missing[0]} ({len(missing)} modules): no statistics")

@@ -3,12 +3,14 @@
 Hooks are gone when the `with` block ends, also after an exception.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+Batches = Iterable[Mapping[str, Tensor]]
 
 
 def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,3 +102,15 @@ def traced(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def check_eval(model: nn.Module) -> None:
+    """Statistics are of the network that predicts."""
+    if model.training:
+        raise ValueError("the model is in training mode, dropout would change it: call .eval()")
+
+
+def check_reached(modules: Sequence[str], reached: Mapping) -> None:
+    """Every module must have been called, or there is nothing to say of it."""
+    if missing := [name for name in modules if not reached.get(name)]:
+        raise ValueError(f"no batch reached {missing[0]} ({len(missing)} modules): no statistics")

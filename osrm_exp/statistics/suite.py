@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from osrm_exp.lora import LowRank, Update
 from osrm_exp.model import applied, logits
-from osrm_exp.pipeline import Bench
 from osrm_exp.statistics import gram
+
+if TYPE_CHECKING:
+    from osrm_exp.pipeline import Bench
 
 LAYER = re.compile(r"(?:.*?\.)?\d+\.")  # up to the outermost number: T5's block.3, not its layer.1
 

@@ -1,0 +1,112 @@
+"""Fisher information of a model's linear modules on a sample of one task's data.
+
+Functions as in `osrm_exp.statistics.moments`. Accumulators live on the CPU: for every module one
+`[out, out]` float64 matrix for `output_gram`, one `[out, in]` float32 for `fisher`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from osrm_exp.statistics.gradients import gradients
+from osrm_exp.statistics.hooks import Batches, check_eval, check_reached, masked_inputs
+from osrm_exp.statistics.sums import reduced
+
+
+def fisher(
+    model: nn.Module, batches: Batches, modules: Sequence[str], /, *, mode: str
+) -> dict[str, Tensor]:
+    """Diagonal Fisher information `[out, in]` of each module's dense weight, float32.
+
+    Matena & Raffel, 2021, arXiv 2111.09832. With `g(x, y)` the gradient of `log p(y | x)`, summed
+    over tokens before it is squared:
+
+    - `exact`: mean over examples of `sum_y p(y | x) g(x, y)^2`, the expectation under the model;
+    - `empirical`: mean over examples of `g(x, label)^2`;
+    - `mergelm`: `(sum_x sum_y sqrt(p(y | x)) g(x, y))^2` a batch, summed over batches and divided
+      by the number of examples, as MergeLM and EMR-Merging do. It holds cross terms and depends on
+      the batch size: not a diagonal Fisher.
+
+    A regression head (one logit) has the gradient of the squared error instead, in every mode.
+
+    Raises:
+        ValueError: an unknown mode, labels that are needed and missing, a model in training mode.
+    """
+    _check_mode(mode, "exact", "empirical", "mergelm")
+    check_eval(model)
+    sums: dict[str, Tensor] = {}
+    examples = 0
+    for batch in batches:
+        examples += len(batch["input_ids"])
+        for found in gradients(model, batch, modules, mode):
+            for name, pairs in found.items():
+                square = _squared_weight_gradient(pairs, together=mode == "mergelm").cpu()
+                sums[name] = sums[name].add_(square) if name in sums else square
+    check_reached(modules, dict.fromkeys(sums, True))
+    return {name: reduced(sums[name], examples, model).float() for name in modules}
+
+
+def output_gram(
+    model: nn.Module,
+    batches: Batches,
+    modules: Sequence[str],
+    /,
+    *,
+    mode: str,
+    include_padding: bool,
+) -> dict[str, Tensor]:
+    """Uncentred second moment `[out, out]` of the gradients at each module's outputs, float64.
+
+    The output half of a Kronecker-factored Fisher, `gram` at token level being the input half. A
+    row is a real token, its gradient that of its example's `log p(y | x)`: with the label y
+    (`empirical`), or in expectation over the model's own labels (`exact`). A regression head has
+    the gradient of the squared error instead. MaTS, Tam et al., TMLR 2024, arXiv 2312.04339.
+
+    Raises:
+        ValueError: an unknown mode, labels that are needed and missing, a model in training mode.
+    """
+    _check_mode(mode, "exact", "empirical")
+    check_eval(model)
+    sums: dict[str, Tensor] = {}
+    counts = dict.fromkeys(modules, 0)
+    for batch in batches:
+        masks: dict[str, list[Tensor]] = {name: [] for name in modules}
+
+        def see(name: str, _: Tensor, mask: Tensor, masks=masks) -> None:
+            masks[name].append(torch.ones_like(mask) if include_padding else mask)
+            counts[name] += int(masks[name][-1].sum())
+
+        with masked_inputs(model, modules, batch, see):
+            for found in gradients(model, batch, modules, mode):
+                for name, pairs in found.items():
+                    rows = [g.reshape(*m.shape, -1)[m] for (g, _), m in zip(pairs, masks[name])]
+                    rows = torch.cat(rows).double()
+                    square = (rows.mT @ rows).cpu()
+                    sums[name] = sums[name].add_(square) if name in sums else square
+    check_reached(modules, dict.fromkeys(sums, True))
+    return {name: reduced(sums[name], counts[name], model) for name in modules}
+
+
+def _squared_weight_gradient(pairs: list[tuple[Tensor, Tensor]], *, together: bool) -> Tensor:
+    """`sum_sample (sum_token gradient x^T)^2`; `together` adds up the samples before squaring.
+
+    Args:
+        pairs: a module's output gradients `[sample, *, out]` and inputs `[sample, *, in]`, one
+            pair for each time it was called.
+    """
+    pairs = [
+        (g.flatten(1, -2), x.flatten(1, -2)) if g.dim() > 2 else (g[:, None], x[:, None])
+        for g, x in pairs
+    ]
+    if together:
+        pairs = [(g.flatten(0, 1)[None], x.flatten(0, 1)[None]) for g, x in pairs]
+    samples = len(pairs[0][0])
+    return sum(  # one [out, in] at a time, never [sample, out, in]
+        sum(g[i].float().mT @ x[i].float() for g, x in pairs) ** 2 for i in range(samples)
+    )
+
+
+def _check_mode(mode: str, *known: str) -> None:
+    if mode not in known:
+        raise ValueError(f"mode is {mode!r}: expected {' or '.join(map(repr, known))}")
