@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from osrm_exp.adapter_config import LoraFields, read_fields
+from osrm_exp.hub import fetched, first_line
 from osrm_exp.lora import LowRank, stack
+from osrm_exp.related import check_related
 
 PREFIX = "base_model.model."
-FOREIGN = {"bias": "none", "use_dora": False, "lora_bias": False, "fan_in_fan_out": False}
+FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.[^.]+)?\.weight")
+HEAD = re.compile(r"classif|score|pooler|(?<!lm_)head|qa_outputs|summary|logits|regress")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -27,40 +29,74 @@ class Adapter:
 
     updates: dict[str, LowRank]  # by module; scaling folded into B, float32
     heads: dict[str, Tensor]  # head tensors by their name in the base network
+    base: str | None = None  # the base model that its config names
 
 
-def read_adapter(folder: Path | str) -> Adapter:
-    """A PEFT LoRA folder; `rank_pattern`, `alpha_pattern` and rsLoRA are honoured.
+def read_adapter(source: Path | str) -> Adapter:
+    """A PEFT LoRA; `rank_pattern`, `alpha_pattern` and rsLoRA are honoured.
+
+    Args:
+        source: a folder, or a hub id (`org/name` or `org/name@revision`).
 
     Raises:
-        ValueError: not a LoRA in safetensors, or one whose update is more than `B A`.
+        ValueError: not a LoRA in safetensors, or one that is not known to be `B A` alone.
     """
-    folder = Path(folder)
-    config = _config(folder)
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        raise ValueError(
-            f"{folder} holds no adapter_model.safetensors; pickled adapters are not read"
-        )
-    try:
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not safetensors: {error}") from None
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-    updates, heads = {}, {}
-    for name, tensor in tensors.items():
-        module, _, factor = name.rpartition(".lora_")
-        if not module:
-            heads[name] = tensor
-        elif factor == "A.weight":
-            B = tensors[f"{module}.lora_B.weight"].float()
-            updates[module] = LowRank(tensor.float(), B * _scaling(config, module, len(tensor)))
-        elif factor != "B.weight":
-            raise ValueError(f"{folder}: {name} is not a factor of a linear LoRA")
-    for module, update in updates.items():
-        if not (update.A.isfinite().all() and update.B.isfinite().all()):
-            raise ValueError(f"{folder}: the factors of {module} are not finite")
-    return Adapter(updates, heads)
+    folder = located(source)
+    fields = read_fields(folder)
+    factors: dict[str, dict[str, Tensor]] = {}
+    heads: dict[str, Tensor] = {}
+    for name, tensor in _tensors(folder).items():
+        if found := FACTOR.fullmatch(name.removeprefix(PREFIX)):
+            home, key = factors.setdefault(found["module"], {}), found["side"]
+        else:
+            home, key = heads, _head(name, folder)
+        if key in home:
+            raise ValueError(f"{folder} holds two tensors of {name}: save one adapter alone")
+        home[key] = tensor
+    if not factors:
+        raise ValueError(f"{folder} holds no factor of a LoRA: there is nothing to merge")
+    updates = {name: _update(name, sides, fields) for name, sides in factors.items()}
+    return Adapter(updates, heads, fields.base)
+
+
+def located(source: Path | str) -> Path:
+    """A local folder as it is, a hub id (`org/name[@revision]`) as its snapshot."""
+    folder, (name, _, revision) = Path(source).expanduser(), str(source).partition("@")
+    if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        return folder
+
+    def load() -> Path:
+        from huggingface_hub import snapshot_download
+
+        files = ["adapter_config.json", "adapter_model.safetensors"]
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=files))
+
+    return fetched(f"{folder} is no folder here, and the adapter {source}", load, "give a folder")
+
+
+def read_expert(source: Path | str, heads: Sequence[str], outputs: int) -> Adapter:
+    """An adapter that takes the place of a task's fine-tuning: its head must be there and fit.
+
+    Args:
+        heads: the head modules of the model, as its config names them (`model.heads`).
+        outputs: logits of the task.
+
+    Raises:
+        ValueError: what `read_adapter` raises, a head that is missing, or one of another task.
+    """
+    adapter = read_adapter(source)
+    for head in heads:
+        if not any(f".{head}." in f".{name}" for name in adapter.heads):
+            raise ValueError(
+                f"{source} has no head {head}, which its task needs: train it with "
+                f"modules_to_save=[{', '.join(heads)}]"
+            )
+    widths = {name: len(w) for name, w in adapter.heads.items() if w.dim() == 2}
+    last = min(widths, key=lambda name: widths[name], default=None)
+    if last is None or widths[last] != outputs:
+        found = "no matrix" if last is None else f"{widths[last]} outputs ({last})"
+        raise ValueError(f"{source}: its head has {found}, its task needs {outputs}")
+    return adapter
 
 
 def write_adapter(
@@ -75,56 +111,112 @@ def write_adapter(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ranks = {name: max(update.rank, 1) for name, update in updates.items()}
-    top = max(ranks.values())
-    other = {name: rank for name, rank in ranks.items() if rank != top}
-    LoraConfig(
-        r=top, lora_alpha=top, rank_pattern=other, alpha_pattern=dict(other),
-        target_modules=sorted(updates), inference_mode=True, **config,
-    ).save_pretrained(folder)  # fmt: skip
+    lora_config(updates, **config).save_pretrained(folder)
     tensors = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in heads.items()}
     for name, update in updates.items():
-        spare = ranks[name] - update.rank  # PEFT knows no rank 0: one zero direction stands for it
-        A = torch.nn.functional.pad(update.A.float(), (0, 0, 0, spare))
-        B = torch.nn.functional.pad(update.B.float(), (0, spare))
+        A, B = padded(update)
         tensors[f"{PREFIX}{name}.lora_A.weight"] = A.contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = B.contiguous()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def stacked(adapters: list[Mapping[str, LowRank]]) -> dict[str, LowRank]:
-    """One stack a module over all tasks; an adapter without a module has rank 0 there.
+def lora_config(updates: Mapping[str, LowRank], **config):
+    """PEFT's config of updates at scaling 1; its patterns name these modules and no others.
+
+    PEFT takes a list of targets for endings of names: `layers.0.q` would adapt
+    `vision.layers.0.q` too.
 
     Raises:
-        ValueError: no adapters, or deltas of one module that differ in shape.
+        ValueError: there is no update.
+    """
+    from peft import LoraConfig
+
+    if not updates:
+        raise ValueError("there is no update to write")
+    ranks = {name: len(padded(update)[0]) for name, update in updates.items()}
+    top = max(ranks.values())
+    other = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != top}
+    return LoraConfig(
+        r=top, lora_alpha=top, rank_pattern=other, alpha_pattern=dict(other),
+        target_modules="|".join(map(re.escape, sorted(updates))), inference_mode=True, **config,
+    )  # fmt: skip
+
+
+def padded(update: LowRank) -> tuple[Tensor, Tensor]:
+    """Float32 factors for PEFT, which knows no rank 0: one zero direction stands for it."""
+    A, B = update.A.float(), update.B.float()
+    if update.rank:
+        return A, B
+    return A.new_zeros(1, A.shape[1]), B.new_zeros(len(B), 1)
+
+
+def stacked(
+    adapters: Sequence[Mapping[str, LowRank]], names: Sequence[str] = ()
+) -> dict[str, LowRank]:
+    """One stack a module over all tasks; an adapter without a module has rank 0 there.
+
+    Args:
+        names: of the adapters, for errors; `adapter 1`, … if there are none.
+
+    Raises:
+        ValueError: no adapters, one without an update, two that share no module, or deltas of one
+            module that differ in shape.
     """
     if not adapters:
         raise ValueError("there is no adapter to merge")
-    names = list(dict.fromkeys(name for adapter in adapters for name in adapter))
+    names = names or [f"adapter {i + 1}" for i in range(len(adapters))]
+    check_related(adapters, names)
+    modules = list(dict.fromkeys(module for adapter in adapters for module in adapter))
     stacks = {}
-    for name in names:
-        like = next(adapter[name] for adapter in adapters if name in adapter)
+    for module in modules:
+        like = next(adapter[module] for adapter in adapters if module in adapter)
         none = LowRank(like.A[:0], like.B[:, :0])
-        stacks[name] = stack([adapter.get(name, none) for adapter in adapters])
+        stacks[module] = stack([adapter.get(module, none) for adapter in adapters])
     return stacks
 
 
-def _config(folder: Path) -> dict:
-    file = folder / "adapter_config.json"
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    file = folder / "adapter_model.safetensors"
     if not file.is_file():
-        raise ValueError(f"{folder} is not a PEFT adapter: it holds no adapter_config.json")
-    config = json.loads(file.read_text())
-    if config.get("peft_type") != "LORA":
         raise ValueError(
-            f"{folder} is a {config.get('peft_type')} adapter; only LORA can be merged"
+            f"{folder} holds no adapter_model.safetensors; pickled adapters are not read"
         )
-    for key, plain in FOREIGN.items():
-        if config.get(key, plain) not in (plain, None):
-            raise ValueError(f"{folder}: {key}={config[key]} is more than B A and cannot be merged")
-    return config
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{file} is not safetensors: {first_line(error)}") from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES or not tensor.float().isfinite().all():
+            raise ValueError(f"{folder}: {name} ({tensor.dtype}) is not finite, or no float at all")
+    return tensors
 
 
-def _scaling(config: dict, module: str, rank: int) -> float:
-    patterns = config.get("alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(patterns, module), config["lora_alpha"])
-    return alpha / sqrt(rank) if config.get("use_rslora") else alpha / rank
+def _head(name: str, folder: Path) -> str:
+    """The name in the base network of a tensor that is no factor."""
+    own = re.sub(r"\.modules_to_save\.[^.]+", "", name.removeprefix(PREFIX))
+    if ".lora_" in own or not HEAD.search(own.rpartition(".")[0]):
+        raise ValueError(
+            f"{folder}: {name} is neither a factor of a linear LoRA nor part of a task's head, so "
+            "that merging B A would lose it; train a plain LoRA without it"
+        )
+    return own
+
+
+def _update(module: str, sides: Mapping[str, Tensor], fields: LoraFields) -> LowRank:
+    where, rank = f"{fields.where}: {module}", fields.rank(module)
+    if len(sides) < 2:
+        raise ValueError(f"{where} lacks lora_{'AB'.strip(*sides)}, one half of its update")
+    A, B = sides["A"].float(), sides["B"].float() * fields.scaling(module)
+    if A.dim() != 2 or B.dim() != 2 or 0 in (*A.shape, *B.shape):
+        raise ValueError(
+            f"{where} has A {list(A.shape)} and B {list(B.shape)}; a linear module has A "
+            "[rank, in] and B [out, rank]"
+        )
+    if not len(A) == B.shape[1] == rank:
+        raise ValueError(
+            f"{where} has A {list(A.shape)} and B {list(B.shape)}, its config rank {rank}: the "
+            "tensors and the config are of two adapters"
+        )
+    if not B.isfinite().all():
+        raise ValueError(f"{where} is not finite once it is scaled by {fields.scaling(module)}")
+    return LowRank(A, B)

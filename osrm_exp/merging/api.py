@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from osrm_exp import CONF
-from osrm_exp.adapter import read_adapter, stacked
+from osrm_exp.adapter import Adapter, read_adapter, stacked
 from osrm_exp.lora import LowRank, Update
 from osrm_exp.record import build
+from osrm_exp.related import warn_of_bases
 from osrm_exp.spec import Merge
 
 
@@ -20,9 +21,12 @@ def merge(
 ) -> Mapping[str, Update]:
     """Adapters merged by the method of `conf/merge/<name>.yaml`, `{module: Update}`.
 
+    Warns where adapters name different base models.
+
     Args:
         name: a method; its YAML explains the hyperparameters and holds their defaults.
-        adapters: PEFT folders, or updates by module; one that lacks a module does not change it.
+        adapters: PEFT folders, hub ids (`org/name[@revision]`), or updates by module; one that
+            lacks a module does not change it.
         options: hyperparameters that shall differ from the defaults, and the statistics that the
             method asks for, as its function documents them (`gram={module: [task, in, in]}`).
 
@@ -38,13 +42,18 @@ def merge(
             f"{name} needs statistics of the tasks: pass {missing[0]}=..., one entry a module with "
             f"the task axis first, or one a task (osrm_exp.statistics collects them)"
         )
-    updates = stacked([a if isinstance(a, Mapping) else read_adapter(a).updates for a in adapters])
-    for keyword, given in statistics.items():
-        if isinstance(given, Mapping) and (absent := [m for m in updates if m not in given]):
+    method = method.with_(**options)
+    method.check()
+    given = [Adapter(dict(a), {}) if isinstance(a, Mapping) else read_adapter(a) for a in adapters]
+    names = [
+        f"adapter {i}" if isinstance(a, Mapping) else str(a) for i, a in enumerate(adapters, 1)
+    ]
+    warn_of_bases({name: adapter.base for name, adapter in zip(names, given)})
+    updates = stacked([adapter.updates for adapter in given], names)
+    for keyword, values in statistics.items():
+        if isinstance(values, Mapping) and (absent := [m for m in updates if m not in values]):
             raise ValueError(f"{keyword} has no entry for the module {absent[0]}")
-    chosen = method.with_(**options)
-    chosen.check()
-    return chosen(updates, **statistics)
+    return method(updates, **statistics)
 
 
 def configured(name: str) -> Merge:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from osrm_exp.lora import LowRank, Update
@@ -71,6 +70,8 @@ def cluster(a: Tensor, b: Tensor, k: int, features: str, seed: int) -> Tensor:
     points, place = torch.cat([a, b], dim=1).unique(dim=0, return_inverse=True)  # sorted
     if len(points) <= k:
         return place
+    from sklearn.cluster import KMeans  # late: it takes longer to import than all merging does
+
     counts = place.bincount().cpu().numpy()
     means = KMeans(k, n_init=10, random_state=seed).fit(points.cpu().numpy(), sample_weight=counts)
     return torch.from_numpy(means.labels_).to(place)[place]
