@@ -81,7 +81,10 @@ def _run(cell: Cell, config: dict) -> dict[str, tuple[str, list[dict]]]:
             logger.log_metrics(headline)
         written = {"rows": (cell.digest, rows)}
         name = needs.diagnosis(cell)
-        if cell.diagnostics and not rows_file(config["paths"]["results"], name, "diagnostics").is_file():
+        if (
+            cell.diagnostics
+            and not rows_file(config["paths"]["results"], name, "diagnostics").is_file()
+        ):
             return {"diagnostics": (name, diagnostics.diagnosed(cell, workshop)), **written}
     return written
 

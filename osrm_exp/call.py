@@ -72,9 +72,7 @@ class Call(Record):
             _check_type(f"{where}.{option}", value, hints.get(option, Any))
 
 
-def split(
-    config: Mapping[str, Any], keys: Collection[str]
-) -> tuple[Call | None, dict[str, Any]]:
+def split(config: Mapping[str, Any], keys: Collection[str]) -> tuple[Call | None, dict[str, Any]]:
     """A config as the call that it holds and the keys of it that are the caller's.
 
     Raises:

@@ -100,6 +100,10 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     build(Config, config, "")
     build(Paths, config["paths"], "paths")
     build(Trainer, config["trainer"], "trainer")
+    if typed := [one for one in config["overrides"] if "_target_" in one]:
+        raise ValueError(
+            f"{typed[0]}: functions are named in config files, never on a command line"
+        )
     inputs, search = inputs or {}, build(Search, config["search"], "search")
     protocol = build(Protocol, config["protocol"], "protocol")
     model = _model(config["model"], inputs.get("weights"))

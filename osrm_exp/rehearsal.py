@@ -23,7 +23,9 @@ from osrm_exp.model import adapted_modules, heads_of, skeleton
 from osrm_exp.spec import Cell, Merge, Need
 from osrm_exp.tasks.metrics import metrics_of
 
-MODULES = [f"bert.encoder.layer.{i}.attention.self.{name}" for i in (0, 1) for name in ("query", "value")]
+MODULES = [
+    f"bert.encoder.layer.{i}.attention.self.{name}" for i in (0, 1) for name in ("query", "value")
+]
 TOKENS, ROWS = 8, 3
 
 
@@ -126,7 +128,9 @@ def _merge(merge: Merge, stage: Stage, cell: Cell) -> None:
                 found = stage.statistic(need)
                 statistics[keyword] = {m: torch.stack([one[m] for one in found]) for m in MODULES}
     for settings in _corners(merge):
-        with _told(f"merge={cell.names['merge']}" + "".join(f" {k}={v}" for k, v in settings.items())):
+        with _told(
+            f"merge={cell.names['merge']}" + "".join(f" {k}={v}" for k, v in settings.items())
+        ):
             for _ in Result(merge.with_(**settings)(stage.updates, **statistics), cell.rank):
                 pass
     if cell.search.call:
@@ -146,4 +150,6 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ValueError(
+            f"{what}: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error

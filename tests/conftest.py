@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -24,9 +21,9 @@ from transformers import (
     T5ForSequenceClassification,
 )
 
-from osrm_exp import CONF
 from osrm_exp.artifacts import Workshop
-from osrm_exp.spec import Cell, cell_from
+from osrm_exp.compose import cell_from, configuration
+from osrm_exp.spec import Cell
 from osrm_exp.store import Store
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -117,13 +114,7 @@ def configured(checkpoints, suite, tmp_path):
             f"paths.results={tmp_path / 'results'}", f"paths.logs={tmp_path / 'logs'}",
             *TINY, *overrides,
         ]  # fmt: skip
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", chosen, return_hydra_config=True)
-            HydraConfig.instance().set_config(composed)
-            return OmegaConf.to_container(
-                OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]),
-                resolve=True,
-            )
+        return configuration(chosen)
 
     return config
 

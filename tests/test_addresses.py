@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from osrm_exp.compose import configuration
-from osrm_exp.spec import cell_from
+from osrm_exp.compose import cell_from
 
 FILES = sorted((Path(__file__).parents[1] / "results").glob("*/rows/*.jsonl"))
 

@@ -2,11 +2,14 @@ import pandas as pd
 import pytest
 import torch
 
-from osrm_exp import pipeline
+from osrm_exp import needs, pipeline
 from osrm_exp.adapter import read_adapter
-from osrm_exp.artifacts import FineTune, read_start
-from osrm_exp.diagnostics import tidy
+from osrm_exp.artifacts.fine_tune import read_start
+from osrm_exp.bench import Bench
+from osrm_exp.diagnostics import diagnosed, tidy
+from osrm_exp.lora import Result
 from osrm_exp.model import applied, load_backbone
+from osrm_exp.spec import FineTune
 
 FAMILIES = ["bert", "roberta", "t5", "llama"]
 
@@ -37,10 +40,10 @@ def test_merge_settings_retrain_nothing(cell, workshop, monkeypatch):
 def test_individual_is_each_adapter_alone(cell, workshop):
     chosen = cell("roberta", "merge=individual")
     rows = pipeline.run(chosen, workshop)
-    folders = [workshop.store.folder(pipeline.fine_tune(chosen, t)) for t in chosen.tasks]
+    folders = [workshop.store.folder(needs.fine_tune(chosen, t)) for t in chosen.tasks]
     adapters = [read_adapter(folder) for folder in folders]
-    bench = pipeline.Bench(chosen, adapters, workshop)
-    values, _ = bench.scores(adapters[0].updates, "validation")[0]
+    bench = Bench(chosen, adapters, workshop)
+    values, _ = bench.scores(Result(adapters[0].updates), "validation")[0]
     row = next(r for r in rows if r["task"] == "cola" and r["headline"])
     assert row["value"] == values["mcc"]
     assert row["output"].startswith("per_task, lowrank 4")
@@ -76,7 +79,7 @@ def test_search_takes_the_best_candidate(cell, workshop, monkeypatch):
         value = next(values) if split == "tune" else 0.5
         return [({t.headline: value, **dict.fromkeys(("f1",), 0.0)}, False) for t in self.tasks]
 
-    monkeypatch.setattr(pipeline.Bench, "scores", scores)
+    monkeypatch.setattr(Bench, "scores", scores)
     rows = pipeline.run(chosen, workshop)
     assert seen == ["tune", "tune", "validation"]
     assert rows[0]["settings"]["scaling"] == 0.7
@@ -94,7 +97,7 @@ def test_a_rank_truncates_and_records_the_error(cell, workshop):
 def test_updates_are_applied_exactly_and_leave_no_trace(cell, workshop):
     chosen = cell("roberta", "merge=average")
     pipeline.run(chosen, workshop)
-    folder = workshop.store.folder(pipeline.fine_tune(chosen, chosen.tasks[0]))
+    folder = workshop.store.folder(needs.fine_tune(chosen, chosen.tasks[0]))
     updates = read_adapter(folder).updates
     torch.manual_seed(0)
     net = load_backbone(chosen.model, 2, precision="fp32").eval()
@@ -175,7 +178,7 @@ def test_diagnostics_belong_to_the_individual_cell_and_agree_with_its_adapters(c
     chosen = cell("roberta", "merge=individual", "diagnostics=layers", "init=osrm")
     assert cell("roberta", "merge=ties", "diagnostics=layers").diagnostics is None
     pipeline.run(chosen, workshop)
-    rows = tidy(pd.DataFrame(pipeline.diagnosed(chosen, workshop)))
+    rows = tidy(pd.DataFrame(diagnosed(chosen, workshop)))
     modules = [
         f"roberta.encoder.layer.{i}.attention.self.{b}" for i in (0, 1) for b in ("query", "value")
     ]
@@ -189,7 +192,7 @@ def test_diagnostics_belong_to_the_individual_cell_and_agree_with_its_adapters(c
     foreign = pairs[pairs.task != pairs.other].groupby("module").value.mean()
     own = pairs[pairs.task == pairs.other].groupby("module").value.mean()
     assert (foreign < own).all()  # what OSRM's start is for
-    folder = workshop.store.folder(pipeline.fine_tune(chosen, chosen.tasks[0]))
+    folder = workshop.store.folder(needs.fine_tune(chosen, chosen.tasks[0]))
     A, start = read_adapter(folder).updates[modules[0]].A, read_start(folder)[modules[0]]
     drift = rows[(rows.metric == "drift_A") & (rows.module == modules[0]) & (rows.task == "cola")]
     assert drift.value.item() == pytest.approx(((A - start).norm() / start.norm()).item(), rel=1e-3)

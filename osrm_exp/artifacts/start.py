@@ -68,7 +68,9 @@ def begin(spec: FineTune, net: PeftModel, layers: Layers, workshop: Workshop) ->
         _continue(net, workshop.store.get(spec.intermediate, workshop))
     if spec.init.call and not spec.intermediate:
         return Start(_drawn(spec, layers, workshop), moved)
-    return Start({n: one.lora_A["default"].weight.detach().clone() for n, one in layers.items()}, moved)
+    return Start(
+        {n: one.lora_A["default"].weight.detach().clone() for n, one in layers.items()}, moved
+    )
 
 
 def rows_of(spec: FineTune) -> data.TaskData:

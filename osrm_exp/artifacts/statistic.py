@@ -28,9 +28,7 @@ def build(spec: Statistic, folder: Path, workshop: Workshop) -> None:
     Raises:
         ValueError: what was found is not finite.
     """
-    rows = data.load(
-        spec.task, load_tokenizer(spec.model, spec.truncation_side), spec.max_length
-    )
+    rows = data.load(spec.task, load_tokenizer(spec.model, spec.truncation_side), spec.max_length)
     released = spec.call.options.get("include_padding")  # pads as far as the release does
     batches = rows.batches("train", BATCH, spec.samples, spec.max_length if released else None)
     torch.manual_seed(0)  # the head of the base model is new; no gram sees it

@@ -81,7 +81,14 @@ def export(
         for name, adapter in zip(names, adapters):
             save_file(adapter.heads, scratch / "heads" / f"{name}.safetensors")
         (scratch / "README.md").write_text(
-            card(cell, rows, rank=rank, error=result.error if rank else None, merged=merged, task=task)
+            card(
+                cell,
+                rows,
+                rank=rank,
+                error=result.error if rank else None,
+                merged=merged,
+                task=task,
+            )
         )
         scratch.rename(out)
     finally:

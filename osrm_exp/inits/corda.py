@@ -10,7 +10,12 @@ from transformers import PreTrainedModel
 
 
 def corda(
-    net: PreTrainedModel, config: LoraConfig, rows: Sequence[Mapping[str, Tensor]], /, *, method: str
+    net: PreTrainedModel,
+    config: LoraConfig,
+    rows: Sequence[Mapping[str, Tensor]],
+    /,
+    *,
+    method: str,
 ) -> None:
     """Lets PEFT see the own task's inputs, row by row: its hook takes no batch, no padding.
 

@@ -1,6 +1,7 @@
 import pytest
 
-from osrm_exp.spec import cell_from, identity
+from osrm_exp.compose import cell_from, configuration, sweep
+from osrm_exp.identity import identity
 
 
 def test_the_digest_names_what_changes_numbers(cell):
@@ -53,13 +54,60 @@ def test_per_task_settings_touch_their_task_alone(configured):
         cell_from(configured("roberta", "+tuning.per_task.stsb.speed=1")).tuning.of("stsb")
 
 
-def test_an_intermediate_task_is_part_of_a_digest_and_its_absence_is_not(cell):
+def test_an_intermediate_task_is_part_of_a_digest(cell):
     plain, chosen = cell("roberta"), cell("roberta", "+tuning.per_task.stsb.intermediate=mnli")
     assert chosen.digest != plain.digest and chosen.setup != plain.setup
     assert chosen.tuning.of("mnli").digest == plain.tuning.of("mnli").digest
-    assert "intermediate" not in plain.tuning.model_dump()  # what was trained before stays found
 
 
 def test_a_trainer_has_no_option_that_could_change_a_number(configured):
     with pytest.raises(ValueError, match=r"trainer\.devices is not an option.*accelerator"):
         cell_from(configured("roberta", "+trainer.devices=2"))
+
+
+def test_a_spelling_is_no_part_of_an_address(configured):
+    plain = configured("roberta", "init=osrm", "merge=ties", "search=grid")
+    spelt = configured("roberta", "init=osrm", "merge=ties", "search=grid")
+    spelt["merge"] = dict(reversed(spelt["merge"].items())) | {"laws": ["a law"], "neutral": None}
+    spelt["merge"]["_target_"] = "osrm_exp.merging.elementwise.ties"
+    spelt["init"]["_target_"] = "osrm_exp.inits.functions.osrm"
+    del spelt["init"]["row_norm"], spelt["init"]["freeze"]
+    spelt["merge"]["scaling"], spelt["merge"]["density"] = 1, 2e-1
+    spelt["tuning"]["per_task"] = {"cola": {"lr": spelt["tuning"]["lr"]}, "rte": {"lr": 1}}
+    spelt["model"]["blocks"]["unused"] = "somewhere"
+    assert cell_from(spelt).digest == cell_from(plain).digest
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["+init.version=2", "+merge.version=2", "init.statistics.others.samples=7",
+     "init.tie_break=own_energy", "merge.grid.scaling=[1]", "search=none", "merge.density=0.3",
+     "+init.statistics.others.version=2"],
+)  # fmt: skip
+def test_a_changed_option_version_statistic_or_search_is_another_address(cell, override):
+    chosen = ("init=osrm", "merge=ties", "search=grid")
+    assert cell("roberta", *chosen, override).digest != cell("roberta", *chosen).digest
+
+
+def test_a_sweep_is_multiplied_out_as_hydra_does():
+    cells = list(sweep(["+experiment=minilm_inits", "seed=1,2", "merge=ties"]))
+    assert len(cells) == 12 and len(set(cells)) == 12
+    assert {one for cell in cells for one in cell if one.startswith("merge=")} == {"merge=ties"}
+    assert configuration(cells[0])["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["+merge.hook={_target_: os.system}"], "never on a command line"),
+        (["merge._target_=os.system"], "never on a command line"),
+        (["merge.grid={scaling: 3}", "search=grid"], r"merge\.grid\.scaling.*got 3"),
+        (["merge.grid={scaling: []}", "search=grid"], r"merge\.grid\.scaling.*at least 1"),
+        (["init=osrm", "+init.statistics.others.of=nobody"], r"others\.of: .*'expert'"),
+        (["init=osrm", "init.statistics.others.samples=0"], r"others\.samples"),
+    ],
+)
+def test_what_no_model_is_needed_for_is_refused_at_the_door(configured, overrides, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        cell_from(configured("roberta", *overrides))
+    assert "\n" not in str(caught.value)

@@ -6,31 +6,33 @@ import warnings
 import pytest
 import torch
 
-from osrm_exp import CONF, pipeline
+from osrm_exp import CONF, needs, pipeline
 from osrm_exp.adapter import read_adapter
-from osrm_exp.artifacts import Workshop, read_start
+from osrm_exp.artifacts import Workshop
+from osrm_exp.artifacts.fine_tune import read_start
+from osrm_exp.bench import Bench
+from osrm_exp.lora import Result
 
 INITS = sorted(file.stem for file in (CONF / "init").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("init", INITS)
 def test_a_stored_adapter_scores_what_training_saw(cell, workshop, init):
-    chosen = cell("roberta", f"init={init}", "dataset.only=[cola,stsb]", "tuning.lr=1e-2")
+    chosen = cell(
+        "roberta", f"init={init}", "merge=individual", "dataset.only=[cola,stsb]", "tuning.lr=1e-2"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = pipeline.run(chosen.model_copy(update={"merge": INDIVIDUAL}), workshop)
-    fine_tunes = [pipeline.fine_tune(chosen, task) for task in chosen.tasks]
+        rows = pipeline.run(chosen, workshop)
+    fine_tunes = [needs.fine_tune(chosen, task) for task in chosen.tasks]
     folders = [workshop.store.folder(f) for f in fine_tunes]
     adapters = [read_adapter(folder) for folder in folders]
-    bench = pipeline.Bench(chosen, adapters, workshop)
+    bench = Bench(chosen, adapters, workshop)
     for index, (task, folder) in enumerate(zip(chosen.tasks, folders)):
-        values, _ = bench.scores(adapters[index].updates, "tune")[index]
+        values, _ = bench.scores(Result(adapters[index].updates), "tune")[index]
         best = json.loads((folder / "training.json").read_text())["headline"]
         assert values[task.headline] == pytest.approx(best, abs=2e-3), task.name
     assert {row["init"] for row in rows} == {init}
-
-
-INDIVIDUAL = {"_target_": "osrm_exp.merging.individual"}
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "corda"])
@@ -49,7 +51,7 @@ def test_an_intermediate_task_hands_on_its_factors_and_the_head_that_fits(
 ):
     still = f"+tuning.per_task.stsb={{intermediate: {first}, lr: 1e-12, epochs: 1}}"
     chosen = cell(family, "init=osrm", "merge=individual", f"dataset.only=[stsb,{first}]", still)
-    stsb, given = (pipeline.fine_tune(chosen, task) for task in chosen.tasks)
+    stsb, given = (needs.fine_tune(chosen, task) for task in chosen.tasks)
     assert stsb.intermediate == given and not stsb.others  # no A of its own from others' data
     pipeline.run(chosen, workshop)  # stsb is asked for first: it builds the other
     after, before = (read_adapter(workshop.store.folder(f)) for f in (stsb, given))
@@ -71,7 +73,7 @@ def test_training_goes_on_from_an_intermediate_task(cell, workshop):
     chosen = cell("roberta", "merge=individual", "dataset.only=[mnli,stsb]", goes_on)
     pipeline.run(chosen, workshop)
     mnli, stsb = (
-        read_adapter(workshop.store.folder(pipeline.fine_tune(chosen, task))).updates
+        read_adapter(workshop.store.folder(needs.fine_tune(chosen, task))).updates
         for task in chosen.tasks
     )
     assert all(not torch.allclose(stsb[n].B, mnli[n].B, atol=1e-4) for n in mnli)
