@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs
 from osrm_exp.compose import cell_from
-from osrm_exp.report.rows import rows_file, write_rows
+from osrm_exp.report.rows import is_done, rows_file, write_rows
 from osrm_exp.report.tables import Report
 from osrm_exp.spec import Cell
 
@@ -52,7 +52,7 @@ def _cell(config: dict) -> str:
     cell = cell_from(config)
     title = f"{cell.names['init']} / {cell.names['merge']} / seed {cell.seed}"
     results = config["paths"]["results"]
-    if rows_file(results, cell.digest).is_file():
+    if is_done(rows_file(results, cell.digest)):
         log.info("%s: done before, skipped", title)
         return "skipped"
     for kind, (name, rows) in _run(cell, config).items():
@@ -70,6 +70,7 @@ def _run(cell: Cell, config: dict) -> dict[str, tuple[str, list[dict]]]:
     from osrm_exp.loggers import open_logger
     from osrm_exp.store import Store
 
+    results = config["paths"]["results"]
     with open_logger(config["logger"], cell, config) as logger:
         store = Store(config["paths"]["store"])
         progress = "TQDM_DISABLE" not in os.environ
@@ -79,14 +80,10 @@ def _run(cell: Cell, config: dict) -> dict[str, tuple[str, list[dict]]]:
             headline = {f"merged/{r['task']}": r["value"] for r in rows if r["headline"]}
             headline["merged/average"] = sum(headline.values()) / len(headline)
             logger.log_metrics(headline)
-        written = {"rows": (cell.digest, rows)}
-        name = needs.diagnosis(cell)
-        if (
-            cell.diagnostics
-            and not rows_file(config["paths"]["results"], name, "diagnostics").is_file()
-        ):
-            return {"diagnostics": (name, diagnostics.diagnosed(cell, workshop)), **written}
-    return written
+        name, found = needs.diagnosis(cell), {}
+        if cell.diagnostics and not is_done(rows_file(results, name, "diagnostics")):
+            found["diagnostics"] = (name, diagnostics.diagnosed(cell, workshop))
+    return {**found, "rows": (cell.digest, rows)}
 
 
 def sentence(error: BaseException) -> str:

@@ -69,7 +69,7 @@ def configuration(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The overrides of every cell of `-m` with these, as Hydra's own sweeper multiplies them out."""
+    """The overrides of every cell of `-m`, as Hydra's own sweeper multiplies them out."""
     params = _composed(_unswept(overrides)).hydra.sweeper.params or {}
     parsed = OverridesParser.create().parse_overrides(
         [*(f"{key}={values}" for key, values in params.items()), *overrides]

@@ -60,8 +60,9 @@ def _method(
 ) -> dict[str, str]:  # fmt: skip
     statistics = config.get("statistics") or {}
     asked = [f"`{k}`" + (f", {s['mode']}" if "mode" in s else "") for k, s in statistics.items()]
+    space = build(Merge, config, "merge").space
     return {
-        "formula": formula, "space": build(Merge, config, "merge").space, "exact": exact, "rank": rank,
+        "formula": formula, "space": space, "exact": exact, "rank": rank,
         "flops": flops, "statistics": ", ".join(asked) or NOTHING, "paper": paper,
         "the released code": released,
     }  # fmt: skip

@@ -37,8 +37,8 @@ def open_logger(
 def wandb_logger(*, name: str, project: str, group: str, save_dir: str) -> Iterator[Logger]:
     """A wandb run, offline unless the user is logged in or WANDB_MODE says otherwise.
 
-    It is finished with its cell, and as failed where that failed: the next job of a sequential sweep
-    would else write into this run.
+    It is finished with its cell, and as failed where that failed: the next job of a sequential
+    sweep would else write into this run.
     """
     import wandb
     from lightning.pytorch.loggers import WandbLogger

@@ -1,4 +1,5 @@
-"""A cell in miniature: its functions, with their values, on a tiny network before anything is built.
+"""A cell in miniature: its functions, with their values, on a tiny network, before anything is
+built.
 
 A name that is wrong is seen when a config is read; a value may be of the right type and still mean
 nothing (`density=-1`, `space=foo`). So every function of a cell is run as the cell will run it, on

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -98,8 +98,7 @@ class Called(Record):
     """A function of a config, and what the pipeline reads beside its options."""
 
     call: Call
-
-    shown: ClassVar[set[str]] = {"page", "neutral", "laws"}  # for readers and tests alone
+    page: dict[str, str] = Field(default={}, exclude=True)  # what the tables in docs/ say of it
 
     @model_validator(mode="before")
     @classmethod
@@ -107,8 +106,8 @@ class Called(Record):
         """Splits a plain config; see `call.split` for what it refuses."""
         if "call" in config:
             return config
-        call, own = split(config, cls.model_fields.keys() | cls.shown)
-        kept = {k: v for k, v in own.items() if v is not None and k not in cls.shown}
+        call, own = split(config, cls.model_fields.keys())
+        kept = {key: value for key, value in own.items() if value is not None}
         return {"call": call, **kept}
 
 
@@ -138,6 +137,8 @@ class Merge(Called):
     statistics: dict[str, Need] = {}
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
     in_space: str | None = Field(default=None, exclude=True)  # where the function knows only one
+    neutral: dict[str, Any] | None = Field(default=None, exclude=True)  # for the tests, as `laws`
+    laws: tuple[str, ...] = Field(default=(), exclude=True)
 
     @property
     def space(self) -> str:
@@ -184,7 +185,7 @@ class Protocol(Record):
 
 
 class Statistic(Record):
-    """Per-module tensors from one task's training rows, run through the base model or its expert."""
+    """Per-module tensors from one task's rows, as the base model or its expert sees them."""
 
     model: Model
     task: Task

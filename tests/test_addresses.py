@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from osrm_exp.compose import configuration
-from osrm_exp.compose import cell_from
+from osrm_exp.compose import cell_from, configuration
 
 FILES = sorted((Path(__file__).parents[1] / "results").glob("*/rows/*.jsonl"))
 

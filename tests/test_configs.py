@@ -9,7 +9,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from osrm_exp import CONF
-from osrm_exp.merging.method import Method
+from osrm_exp.record import build
+from osrm_exp.spec import Merge
 
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 FILES = sorted(p for p in CONF.rglob("*.yaml") if p.name != "config.yaml")
@@ -28,7 +29,7 @@ def test_an_experiment_composes_with_every_choice_of_its_sweep(name):
                 )
                 HydraConfig.instance().set_config(config)
                 assert config.experiment == name
-                Method.of(OmegaConf.to_container(config.merge, resolve=True))
+                build(Merge, OmegaConf.to_container(config.merge, resolve=True), "merge").check()
     assert len(list(itertools.product(*points))) >= 1
 
 

@@ -10,29 +10,27 @@ adapters are taken from the store, the merge is repeated, and nothing is ever tr
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import save_file
 
-from osrm_exp import CONF, pipeline
-from osrm_exp.adapter import Adapter, read_adapter, stacked, write_adapter
+from osrm_exp import needs
+from osrm_exp.adapter import Adapter, read_adapter, write_adapter
 from osrm_exp.artifacts import Workshop
+from osrm_exp.bench import Bench
+from osrm_exp.compose import cell_from, configuration
 from osrm_exp.export.card import card
-from osrm_exp.lora import LowRank, Update, balanced
+from osrm_exp.lora import Result
 from osrm_exp.model import heads_of, load_backbone, load_tokenizer
-from osrm_exp.spec import Cell, Task, cell_from
+from osrm_exp.report.rows import rows_in
+from osrm_exp.spec import Cell, Task
 from osrm_exp.store import Store
 
 Row = Mapping[str, Any]

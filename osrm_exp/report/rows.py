@@ -81,6 +81,19 @@ def read_rows(results: Path | str, kind: str = "rows") -> pd.DataFrame:
     return pd.DataFrame([json.loads(line) for file in files for line in _whole(file)])
 
 
+def rows_in(file: Path) -> list[dict[str, Any]]:
+    """The rows of one file.
+
+    Raises:
+        ValueError: it is not a file of rows, or not as it was written.
+    """
+    try:
+        rows = [json.loads(line) for line in _whole(file)]
+        return [row for row in rows if row["cell"]]
+    except (OSError, LookupError, TypeError) as error:
+        raise ValueError(f"{file} is not a file of rows ({type(error).__name__})") from None
+
+
 def _whole(file: Path) -> list[bytes]:
     """A file's lines without the trailer, which files of schema 1 lack.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from osrm_exp.lora import LowRank, stack
-from osrm_exp.merging.method import Method
+from osrm_exp.spec import Merge
 
 SHAPES = {"layer0.q": (9, 8), "layer1.v": (7, 10)}  # (out, in)
 
@@ -71,7 +71,7 @@ class Prefix:
         return {module: self.grams[module] for module in modules}
 
 
-def statistics(method: Method, updates: Mapping[str, LowRank], tasks: int) -> dict:
+def statistics(method: Merge, updates: Mapping[str, LowRank], tasks: int) -> dict:
     """What a method asks for, as random data of the right kind, task axis first."""
     g = torch.Generator().manual_seed(1)
 

@@ -17,7 +17,8 @@ from synthetic import SHAPES, Prefix, adapters, changed
 from torch import Tensor
 
 from osrm_exp.lora import LowRank, Update, stack
-from osrm_exp.merging.method import Method
+from osrm_exp.record import build
+from osrm_exp.spec import Merge
 
 CONF = Path(__file__).parents[2] / "conf" / "merge"
 
@@ -36,9 +37,9 @@ every = pytest.mark.parametrize("name", NAMES)
 
 
 @functools.cache
-def method(name: str) -> Method:
+def method(name: str) -> Merge:
     config = OmegaConf.load(CONF / f"{name}.yaml")
-    return Method.of(OmegaConf.to_container(config, resolve=True))
+    return build(Merge, OmegaConf.to_container(config, resolve=True), name)
 
 
 def claims(name: str, law: str) -> bool:
