@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs
 from osrm_exp.compose import cell_from
+from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, write_rows
 from osrm_exp.report.tables import Report
 from osrm_exp.spec import Cell
@@ -55,14 +56,13 @@ def _cell(config: dict) -> str:
     if is_done(rows_file(results, cell.digest)):
         log.info("%s: done before, skipped", title)
         return "skipped"
-    for kind, (name, rows) in _run(cell, config).items():
-        write_rows(results, name, rows, kind)
+    _run(cell, config)
     log.info("%s: finished in %.0f s", title, time.perf_counter() - start)
     return "finished"
 
 
-def _run(cell: Cell, config: dict) -> dict[str, tuple[str, list[dict]]]:
-    """Rows by kind and address; the scores last, since they say that a cell is done."""
+def _run(cell: Cell, config: dict) -> None:
+    """Runs a cell and writes what it leaves behind; its rows last, which say that it is done."""
     if multiprocessing.parent_process():  # a launcher's worker
         os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other
     from osrm_exp import diagnostics, pipeline  # torch: not before there is something to do
@@ -75,15 +75,18 @@ def _run(cell: Cell, config: dict) -> dict[str, tuple[str, list[dict]]]:
         store = Store(config["paths"]["store"])
         progress = "TQDM_DISABLE" not in os.environ
         workshop = Workshop(store, logger=logger, progress=progress, **config["trainer"])
-        rows = pipeline.run(cell, workshop)
+        outcome = pipeline.run(cell, workshop)
         if logger:
-            headline = {f"merged/{r['task']}": r["value"] for r in rows if r["headline"]}
+            headline = {f"merged/{r['task']}": r["value"] for r in outcome.rows if r["headline"]}
             headline["merged/average"] = sum(headline.values()) / len(headline)
             logger.log_metrics(headline)
-        name, found = needs.diagnosis(cell), {}
+        name = needs.diagnosis(cell)
         if cell.diagnostics and not is_done(rows_file(results, name, "diagnostics")):
-            found["diagnostics"] = (name, diagnostics.diagnosed(cell, workshop))
-    return {**found, "rows": (cell.digest, rows)}
+            write_rows(results, name, diagnostics.diagnosed(cell, workshop), "diagnostics")
+    if outcome.tried:
+        write_rows(results, cell.digest, outcome.tried, "searches")
+    write_predictions(results, cell.digest, outcome.predictions)
+    write_rows(results, cell.digest, outcome.rows)
 
 
 def sentence(error: BaseException) -> str:

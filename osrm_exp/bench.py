@@ -27,9 +27,11 @@ class Bench:
     is first asked for."""
 
     def __init__(self, cell: Cell, adapters: Sequence[Adapter], workshop: Workshop) -> None:
-        self.cell, self.adapters, self.workshop = cell, adapters, workshop
-        self.tasks = cell.tasks
-        self.updates: dict[str, LowRank] = stacked([adapter.updates for adapter in adapters])
+        """Takes a cell's adapters, one a task, and behind them those that give the heads, if other
+        ones do."""
+        self.cell, self.workshop, self.tasks = cell, workshop, cell.tasks
+        own, self._headed = adapters[: len(self.tasks)], adapters[-len(self.tasks) :]
+        self.updates: dict[str, LowRank] = stacked([adapter.updates for adapter in own])
         self.batch_size = 4 * cell.tuning.batch_size  # no gradients to keep
 
     @cached_property
@@ -44,7 +46,7 @@ class Bench:
     @cached_property
     def heads(self) -> list[dict[str, nn.Module]]:
         model = self.cell.model
-        pairs = zip(self.tasks, self.adapters)
+        pairs = zip(self.tasks, self._headed)
         return [new_heads(model, task.outputs, adapter.heads) for task, adapter in pairs]
 
     def statistics(self) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from pydantic import PositiveInt
 
 from osrm_exp import CONF
 from osrm_exp.identity import identity
-from osrm_exp.record import Record, build, meaning
-from osrm_exp.spec import Cell, Init, Merge, Model, Protocol, Search, Task, Tuning
+from osrm_exp.record import Record, build, digest, meaning
+from osrm_exp.spec import Arm, Cell, Init, Merge, Model, Protocol, Search, Task, Tuning
 
 Inputs = Mapping[str, Any]  # {"weights": identity, "sources": {task: identity}}
 
@@ -50,6 +50,7 @@ class Config(Record):
     trainer: dict[str, Any]
     logger: dict[str, Any]
     paths: dict[str, Any]
+    heads: str | None
     rank: PositiveInt | None
     seed: int
     names: dict[str, str]
@@ -108,19 +109,52 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     protocol = build(Protocol, config["protocol"], "protocol")
     model = _model(config["model"], inputs.get("weights"))
     tasks = _tasks(config["dataset"], protocol, inputs.get("sources", {}))
-    init = build(Init, config["init"], "init")
-    tuning = _tuning(config, model, init, [task.name for task in tasks])
-    used = {block for task in tasks for block in tuning.of(task.name).lora.blocks}
-    model = model.model_copy(update={"blocks": {b: model.blocks[b] for b in sorted(used)}})
+    names = [task.name for task in tasks]
+    arm = _arm(config["names"]["init"], config["init"], config, names)
+    heads = config["heads"] and _arm(config["heads"], _init(config["heads"]), config, names)
+    used = {b for name in names for b in arm.tuning.of(name).lora.blocks}
+    model = model.model_copy(update={"blocks": _blocks(model, used)})
     grid = config["merge"].get("grid") if search.call else None  # unsearched it changes no number
     merge = build(Merge, {**config["merge"], "grid": grid}, "merge")
     fields = dict(
         experiment=config["experiment"], model=model, dataset=config["dataset"]["name"],
-        tasks=tasks, tuning=tuning, init=init, merge=merge, search=search, protocol=protocol,
+        tasks=tasks, tuning=arm.tuning, common=digest(meaning(config["tuning"])), init=arm.init,
+        heads=heads, merge=merge, search=search, protocol=protocol,
         diagnostics=config["diagnostics"]["statistics"] or {}, rank=config["rank"],
         seed=config["seed"], names=config["names"], overrides=config["overrides"],
     )  # fmt: skip
     return build(Cell, fields, "cell")
+
+
+def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: list[str]) -> Arm:
+    """An init with its tuning: `tuning.per_init` holds what is its own, as a learning rate."""
+    tuning = dict(config["tuning"])
+    per_init = tuning.pop("per_init")
+    if unknown := [one for one in per_init if not _init_file(one).is_file()]:
+        raise ValueError(f"tuning.per_init names {unknown[0]!r}, which is no file of conf/init")
+    built = build(Init, init, "init")
+    fields = {**tuning, **per_init.get(name, {})}
+    return Arm(name=name, init=built, tuning=_tuning(fields, config["dataset"], built, tasks))
+
+
+def _init(name: str) -> dict[str, Any]:
+    """The init of `conf/init/<name>.yaml` as it stands there."""
+    if not _init_file(name).is_file():
+        raise ValueError(f"heads={name} is no file of conf/init; null takes every adapter's own")
+    return OmegaConf.to_container(OmegaConf.load(_init_file(name)), resolve=True)
+
+
+def _init_file(name: str) -> Path:
+    return CONF / "init" / f"{name}.yaml"
+
+
+def _blocks(model: Model, used: set[str]) -> dict[str, str]:
+    """The blocks that are adapted; what else a model config names changes no number."""
+    if unknown := sorted(used - model.blocks.keys()):
+        raise ValueError(
+            f"tuning.lora.blocks names {unknown[0]!r}; {model.name} has: {', '.join(model.blocks)}"
+        )
+    return {block: model.blocks[block] for block in sorted(used)}
 
 
 def _model(config: Mapping[str, Any], weights: str | None) -> Model:
@@ -128,19 +162,14 @@ def _model(config: Mapping[str, Any], weights: str | None) -> Model:
     return build(Model, {**config, "weights": weights}, "model")
 
 
-def _tuning(config: Mapping[str, Any], model: Model, init: Init, tasks: list[str]) -> Tuning:
+def _tuning(
+    fields: Mapping[str, Any], suite: Mapping[str, Any], init: Init, tasks: list[str]
+) -> Tuning:
     """The tuning, with no more in `per_task` than what differs, for the tasks that there are."""
-    tuning = build(Tuning, config["tuning"], "tuning")
-    for block in tuning.lora.blocks:
-        if block not in model.blocks:
-            raise ValueError(
-                f"tuning.lora.blocks names {block!r}; {model.name} has: {', '.join(model.blocks)}"
-            )
+    tuning = build(Tuning, fields, "tuning")
     for name in tuning.per_task:
-        if name not in config["dataset"]["tasks"]:
-            raise ValueError(
-                f"tuning.per_task names {name!r}; {config['dataset']['name']} has no such task"
-            )
+        if name not in suite["tasks"]:
+            raise ValueError(f"tuning.per_task names {name!r}; {suite['name']} has no such task")
     _check_intermediates(tasks, tuning, init.peft)
     common = tuning.model_dump()
     changed = {

@@ -13,6 +13,14 @@ def fine_tunes(cell: Cell) -> list[FineTune]:
     return [fine_tune(cell, task) for task in cell.tasks]
 
 
+def heads(cell: Cell) -> list[FineTune]:
+    """The adapters whose heads a cell's deltas meet, one a task."""
+    if cell.heads is None:
+        return fine_tunes(cell)
+    other = {"init": cell.heads.init, "tuning": cell.heads.tuning}
+    return fine_tunes(cell.model_copy(update=other))
+
+
 def fine_tune(cell: Cell, task: Task) -> FineTune:
     """The adapter that a cell needs for one task: with its own statistics and those of the others,
     or with the adapter of the task that it continues from.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from osrm_exp import needs
 from osrm_exp.adapter import read_adapter
@@ -14,12 +14,23 @@ from osrm_exp.bench import Bench, rows_of
 from osrm_exp.lora import Result
 from osrm_exp.rehearsal import rehearse
 from osrm_exp.spec import Cell, Merge
+from osrm_exp.tasks.metrics import Scored
 
 PACKAGES = ("osrm-exp", "torch", "transformers", "peft", "lightning", "datasets")
 
+Rows = list[dict[str, Any]]
 
-def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
-    """The rows of one cell; trains and collects only what the store does not hold.
+
+class Outcome(NamedTuple):
+    """What a cell leaves behind: its scores, and the evidence for them."""
+
+    rows: Rows  # one metric of one task each
+    tried: Rows  # every candidate of a search, with its score on the split that chose
+    predictions: Rows  # of every reported row
+
+
+def run(cell: Cell, workshop: Workshop) -> Outcome:
+    """Runs one cell; trains and collects only what the store does not hold.
 
     Raises:
         ValueError: in one sentence, what is wrong; what can be known is said before any training.
@@ -27,35 +38,42 @@ def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
     start = time.perf_counter()
     rehearse(cell)
     rows_of(cell)
-    wanted = needs.fine_tunes(cell)
+    wanted = [*needs.fine_tunes(cell), *needs.heads(cell)]
     workshop.store.get_all(needs.of_inits(wanted), workshop)
     adapters = [read_adapter(folder) for folder in workshop.store.get_all(wanted, workshop)]
     bench = Bench(cell, adapters, workshop)
     statistics = bench.statistics()
-    merge, chosen = tuned(cell, bench, statistics)
+    chosen, tried = search(cell, bench, statistics)
+    merge = cell.merge.with_(**chosen)
     result = Result(merge(bench.updates, **statistics), cell.rank)
     found = bench.scores(result, "validation")
+    best = max((one["score"] for one in tried), default=None)
     shared = {
-        **said_of(cell, merge), "chosen": chosen, "output": result.form,
-        "tuned_on": cell.protocol.select if chosen else "none",
-        "truncation_error": result.error, "adapters": [one.digest for one in wanted],
-        "seconds": round(time.perf_counter() - start, 2),
+        **said_of(cell, merge), "chosen": chosen, "tuned_score": best, "output": result.form,
+        "tuned_on": cell.protocol.select if tried else "none",
+        "truncation_error": result.error, "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
-    return list(_rows(cell, shared, found))
+    return Outcome(list(_rows(cell, shared, found)), tried, list(_predictions(cell, found)))
 
 
-def tuned(cell: Cell, bench: Bench, statistics: Mapping) -> tuple[Merge, dict[str, Any]]:
-    """The merge at the settings of its best candidate, and what was chosen."""
+def search(cell: Cell, bench: Bench, statistics: Mapping) -> tuple[dict[str, Any], Rows]:
+    """The settings of the best candidate, and every candidate with its score."""
+    tried: Rows = []
     if not (cell.search.call and cell.merge.grid):
-        return cell.merge, {}
+        return {}, tried
 
     def score(candidate: dict[str, Any]) -> float:
         result = Result(cell.merge.with_(**candidate)(bench.updates, **statistics), cell.rank)
         found = bench.scores(result, cell.protocol.select)
-        return sum(one.values[t.headline] for t, one in zip(cell.tasks, found)) / len(found)
+        headlines = {t.name: one.values[t.headline] for t, one in zip(cell.tasks, found)}
+        mean = sum(headlines.values()) / len(headlines)
+        tried.append({
+            "cell": cell.digest, "point": candidate, "score": mean, "tasks": headlines,
+            "split": cell.protocol.select,
+        })  # fmt: skip
+        return mean
 
-    chosen, _ = cell.search.call(cell.merge.grid, score)
-    return cell.merge.with_(**chosen), chosen
+    return cell.search.call(cell.merge.grid, score), tried
 
 
 def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
@@ -63,9 +81,10 @@ def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
     return {
         "schema": 2, "experiment": cell.experiment, "model": cell.model.name,
         "dataset": cell.dataset, "tuning": cell.schedule, "init": cell.arm,
-        "merge": cell.names["merge"], "space": merge.space,
-        "settings": merge.settings, "protocol": cell.protocol.name, "seed": cell.seed,
-        "cell": cell.digest, "line": cell.line, "setup": cell.setup,
+        "heads": cell.heads.name if cell.heads else "own", "merge": cell.names["merge"],
+        "space": merge.space, "settings": merge.settings, "protocol": cell.protocol.name,
+        "seed": cell.seed, "cell": cell.digest, "line": cell.line, "setup": cell.setup,
+        "adapters": [one.digest for one in needs.fine_tunes(cell)],
         "inputs": {
             "weights": cell.model.weights,
             "sources": {task.name: task.source for task in cell.tasks},
@@ -75,11 +94,18 @@ def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rows(cell: Cell, shared: Mapping[str, Any], found: list) -> Iterator[dict[str, Any]]:
+def _rows(cell: Cell, shared: Mapping[str, Any], found: Sequence[Scored]) -> Iterator[dict]:
     for task, scored in zip(cell.tasks, found):
         for metric, value in scored.values.items():
             yield {
                 **shared, "task": task.name, "split": task.validation, "metric": metric,
                 "value": value, "headline": metric == task.headline,
-                "degenerate": scored.degenerate,
+                "floor": scored.floors[metric], "rows": len(scored.labels),
+                "degenerate": scored.degenerate, "largest_share": scored.largest_share,
             }  # fmt: skip
+
+
+def _predictions(cell: Cell, found: Sequence[Scored]) -> Iterator[dict]:
+    for task, scored in zip(cell.tasks, found):
+        for row, label, guess in zip(scored.rows, scored.labels, scored.predictions):
+            yield {"task": task.name, "row": row, "label": label, "prediction": guess}

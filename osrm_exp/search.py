@@ -1,6 +1,6 @@
 """Search over a merge's free coefficients: an optimiser proposes, an objective scores.
 
-    def optimiser(candidates, score, *, options) -> (settings, value)
+    def optimiser(candidates, score, *, options) -> settings
 
 `candidates` is the merge's `grid`, `score` the objective: the mean headline over tasks on the split
 that the protocol names, with the base model and all adapters loaded once.
@@ -8,21 +8,53 @@ that the protocol names, with the base model and all adapters loaded once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from tqdm import tqdm
 
+STEPS = 8  # how far a grid widens beyond each of its ends
+
+Point = dict[str, Any]
+
 
 def grid(
-    candidates: Mapping[str, Sequence[Any]], score: Callable[[dict[str, Any]], float]
-) -> tuple[dict[str, Any], float]:
-    """The best point of a full product; the first of equals, so order is part of the grid."""
-    points = [dict(zip(candidates, values)) for values in product(*candidates.values())]
-    best: tuple[dict[str, Any], float] = ({}, float("-inf"))
-    for point in tqdm(points, desc="search", leave=False, delay=1):
-        value = score(point)
-        if value > best[1]:
-            best = point, value
+    candidates: Mapping[str, Sequence[Any]], score: Callable[[Point], float], /, *, widen: bool
+) -> Point:
+    """The best point of a full product; the first of equals, so order is part of the grid.
+
+    Args:
+        widen: where the best point lies at an end of the numbers of a key, go on beyond it in the
+            step of the last two, until the best point is no end, or for `STEPS` steps.
+    """
+    axes = {key: list(values) for key, values in candidates.items()}
+    scores: dict[tuple, float] = {}
+    for _ in range(1 + widen * STEPS):
+        points = [values for values in product(*axes.values()) if values not in scores]
+        for values in tqdm(points, desc="search", leave=False, delay=1):
+            scores[values] = score(dict(zip(axes, values)))
+        best = dict(zip(axes, max(scores, key=scores.__getitem__)))
+        if not (widen and _widened(axes, best)):
+            break
     return best
+
+
+def _widened(axes: dict[str, list[Any]], best: Point) -> bool:
+    """Adds a value beyond every end at which the best point lies; whether there was one."""
+    added = [value for key, axis in axes.items() for value in _beyond(axis, best[key])]
+    for key, axis in axes.items():
+        axis += _beyond(axis, best[key])
+    return bool(added)
+
+
+def _beyond(axis: Sequence[Any], best: Any) -> Iterator[float]:
+    """The next value in the step of an axis of positive numbers, if the best one is its end."""
+    numbers = [v for v in axis if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if len(numbers) < max(2, len(axis)):
+        return
+    ordered = sorted(numbers)
+    if best == ordered[-1]:
+        yield round(2 * ordered[-1] - ordered[-2], 10)
+    elif best == ordered[0] and (below := round(2 * ordered[0] - ordered[1], 10)) > 0:
+        yield below

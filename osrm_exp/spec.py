@@ -124,10 +124,11 @@ class Init(Called):
 
     call: Call | None  # null: PEFT's
     row_norm: float | str | None = None
-    freeze: Literal["A", "B"] | None = None
+    freeze: Literal["A", "B", "both"] | None = None  # both: the head alone learns
     peft: bool | str = True  # LoraConfig.init_lora_weights
     prepare: Need | None = None  # lets PEFT see the own task's rows before it starts
     shared: bool = False  # one A for all tasks
+    tied: bool = False  # one A for q, k and v of a layer, which have the same inputs
     statistics: dict[str, Need] = {}
 
 
@@ -240,6 +241,14 @@ class FineTune(Record):
         fine_tune.build(self, folder, workshop)
 
 
+class Arm(Record):
+    """How adapters come about: where they start and how they are trained."""
+
+    name: str = Field(exclude=True)
+    init: Init
+    tuning: Tuning
+
+
 class Cell(Record):
     """One point of a sweep."""
 
@@ -248,7 +257,9 @@ class Cell(Record):
     dataset: str = Field(exclude=True)
     tasks: tuple[Task, ...]
     tuning: Tuning
+    common: str = Field(exclude=True)  # digest of the tuning before an init's own settings
     init: Init
+    heads: Arm | None = None  # whose heads the merged deltas meet; null: their own
     merge: Merge
     search: Search
     protocol: Protocol
@@ -267,8 +278,8 @@ class Cell(Record):
     @property
     def setup(self) -> str:
         """Digest of all that must agree before two cells may stand in one average."""
-        shared = (self.model, self.tuning, self.protocol, *self.tasks)
-        return digest([one.digest for one in shared])[:8]
+        shared = (self.model, self.protocol, *self.tasks)
+        return digest([self.common, *(one.digest for one in shared)])[:8]
 
     @property
     def arm(self) -> str:

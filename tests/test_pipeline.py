@@ -16,7 +16,7 @@ FAMILIES = ["bert", "roberta", "t5", "llama"]
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cell_trains_merges_and_scores_on_every_family(cell, workshop, family):
-    rows = pipeline.run(cell(family, "init=osrm", "merge=ties"), workshop)
+    rows = pipeline.run(cell(family, "init=osrm", "merge=ties"), workshop).rows
     headline = [row for row in rows if row["headline"]]
     assert [row["task"] for row in headline] == ["cola", "stsb", "mnli"]
     assert {row["split"] for row in headline} == {"validation", "validation_matched"}
@@ -39,7 +39,7 @@ def test_merge_settings_retrain_nothing(cell, workshop, monkeypatch):
 
 def test_individual_is_each_adapter_alone(cell, workshop):
     chosen = cell("roberta", "merge=individual")
-    rows = pipeline.run(chosen, workshop)
+    rows = pipeline.run(chosen, workshop).rows
     folders = [workshop.store.folder(needs.fine_tune(chosen, t)) for t in chosen.tasks]
     adapters = [read_adapter(folder) for folder in folders]
     bench = Bench(chosen, adapters, workshop)
@@ -50,12 +50,12 @@ def test_individual_is_each_adapter_alone(cell, workshop):
 
 
 def test_pretrained_is_the_base_network_with_the_tasks_heads(cell, workshop):
-    rows = pipeline.run(cell("roberta", "merge=pretrained"), workshop)
+    rows = pipeline.run(cell("roberta", "merge=pretrained"), workshop).rows
     assert rows[0]["output"] == "shared, lowrank 0"
 
 
 def test_search_chooses_on_the_held_out_slice_and_says_so(cell, workshop):
-    rows = pipeline.run(cell("roberta", "merge=task_arithmetic", "search=grid"), workshop)
+    rows = pipeline.run(cell("roberta", "merge=task_arithmetic", "search=grid"), workshop).rows
     assert {row["tuned_on"] for row in rows} == {"tune"}
     rows = pipeline.run(
         cell("roberta", "merge=task_arithmetic", "search=grid", "protocol=paper",
@@ -63,7 +63,7 @@ def test_search_chooses_on_the_held_out_slice_and_says_so(cell, workshop):
     )  # fmt: skip
     assert {row["tuned_on"] for row in rows} == {"validation"}
     assert {row["protocol"] for row in rows} == {"paper"}
-    rows = pipeline.run(cell("roberta", "merge=task_arithmetic"), workshop)
+    rows = pipeline.run(cell("roberta", "merge=task_arithmetic"), workshop).rows
     assert {row["tuned_on"] for row in rows} == {"none"}
 
 
@@ -80,17 +80,17 @@ def test_search_takes_the_best_candidate(cell, workshop, monkeypatch):
         return [({t.headline: value, **dict.fromkeys(("f1",), 0.0)}, False) for t in self.tasks]
 
     monkeypatch.setattr(Bench, "scores", scores)
-    rows = pipeline.run(chosen, workshop)
+    rows = pipeline.run(chosen, workshop).rows
     assert seen == ["tune", "tune", "validation"]
     assert rows[0]["settings"]["scaling"] == 0.7
 
 
 def test_a_rank_truncates_and_records_the_error(cell, workshop):
-    whole = pipeline.run(cell("roberta", "merge=task_arithmetic"), workshop)
-    cut = pipeline.run(cell("roberta", "merge=task_arithmetic", "rank=2"), workshop)
+    whole = pipeline.run(cell("roberta", "merge=task_arithmetic"), workshop).rows
+    cut = pipeline.run(cell("roberta", "merge=task_arithmetic", "rank=2"), workshop).rows
     assert whole[0]["truncation_error"] is None and whole[0]["output"] == "shared, lowrank 12"
     assert 0 < cut[0]["truncation_error"] < 1 and cut[0]["output"] == "shared, lowrank 2"
-    same = pipeline.run(cell("roberta", "merge=task_arithmetic", "rank=12"), workshop)
+    same = pipeline.run(cell("roberta", "merge=task_arithmetic", "rank=12"), workshop).rows
     assert same[0]["truncation_error"] < 1e-6
 
 
@@ -117,11 +117,11 @@ def test_updates_are_applied_exactly_and_leave_no_trace(cell, workshop):
 def test_arms_of_one_initialisation_have_names_of_their_own(cell):
     plain = cell("roberta", "init=osrm")
     changed = cell("roberta", "init=osrm", "init.row_norm=gaussian", "tuning.lr=0.1")
-    assert pipeline.overridden(plain, "init") == "osrm"
-    assert pipeline.overridden(changed, "init") == "osrm row_norm=gaussian"
-    assert "lr=0.1" in pipeline.overridden(changed, "tuning")
+    assert plain.arm == "osrm"
+    assert changed.arm == "osrm row_norm=gaussian"
+    assert "lr=0.1" in changed.schedule
     for typed in (f"{STSB}={{intermediate: mnli}}", f"{STSB}.intermediate=mnli"):
-        label = pipeline.overridden(cell("roberta", typed), "tuning")
+        label = cell("roberta", typed).schedule
         assert label.count("per_task.stsb.intermediate=mnli") == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ def _drawn(spec: FineTune, layers: Layers, workshop: Workshop) -> dict[str, Tens
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name, layer in layers.items():
-            key = tuple(of[name] for of in owner) or (name,)
+            key = _key(name, owner, spec.init.tied)
             if key not in found:
                 tensors = {k: statistic[name] for k, statistic in read.items()}
                 A = spec.init.call(
@@ -104,7 +104,14 @@ def _drawn(spec: FineTune, layers: Layers, workshop: Workshop) -> dict[str, Tens
     if caught:
         said = caught[-1].message
         log.warning("%s, %d of %d inputs: %s", spec.task.name, len(caught), len(found), said)
-    return {n: found[tuple(of[n] for of in owner) or (n,)].clone() for n in layers}
+    return {name: found[_key(name, owner, spec.init.tied)].clone() for name in layers}
+
+
+def _key(module: str, owner: Sequence[Mapping[str, str]], tied: bool) -> tuple[str, ...]:
+    """What modules that share an A have in common: their statistics, or their layer."""
+    if tied:
+        return (module.rpartition(".")[0],)
+    return tuple(of[module] for of in owner) or (module,)
 
 
 def _generator(spec: FineTune, module: str) -> torch.Generator:

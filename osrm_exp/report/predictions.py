@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from osrm_exp.report.rows import in_place
 
@@ -19,7 +19,9 @@ def predictions_file(results: Path | str, digest: str) -> Path:
     return Path(results) / "predictions" / f"{digest}.parquet"
 
 
-def write_predictions(results: Path | str, digest: str, predictions: pd.DataFrame) -> Path:
+def write_predictions(
+    results: Path | str, digest: str, predictions: Iterable[Mapping[str, Any]]
+) -> Path:
     """Writes a cell's predictions: `task`, `row` of the reported split, `label`, `prediction`.
 
     Classes are numbers; a regression's prediction is its score. Pages carry checksums.
@@ -28,7 +30,7 @@ def write_predictions(results: Path | str, digest: str, predictions: pd.DataFram
     from pyarrow import parquet
 
     file = predictions_file(results, digest)
-    table = pa.Table.from_pandas(predictions[COLUMNS], preserve_index=False)
+    table = pa.Table.from_pylist([{key: one[key] for key in COLUMNS} for one in predictions])
     with in_place(file) as scratch:
         parquet.write_table(table, scratch, compression="zstd", write_page_checksum=True)
     return file

@@ -14,7 +14,7 @@ class InitializeLora(pl.Callback):
 
     Args:
         A: `{module: [rank, in]}`, names as in the network without its PEFT wrapper.
-        freeze: "A" or "B" keeps that factor where it starts; None trains both.
+        freeze: "A" or "B" keeps that factor where it starts, "both" keeps both; None trains both.
         adapter: name of the PEFT adapter.
 
     B stays as PEFT made it (zero), so the network's outputs are unchanged by the callback.
@@ -38,7 +38,7 @@ class InitializeLora(pl.Callback):
             if weight.shape != A.shape:
                 raise ValueError(f"{name}: A is {list(A.shape)}, expected {list(weight.shape)}")
             weight.copy_(A)
-        if self.freeze:
-            for layer in layers.values():
-                factor = layer.lora_A if self.freeze == "A" else layer.lora_B
-                factor[self.adapter].weight.requires_grad_(False)
+        for layer in layers.values():
+            for name, factor in {"A": layer.lora_A, "B": layer.lora_B}.items():
+                if self.freeze in (name, "both"):
+                    factor[self.adapter].weight.requires_grad_(False)

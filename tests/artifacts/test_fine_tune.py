@@ -23,7 +23,7 @@ def test_a_stored_adapter_scores_what_training_saw(cell, workshop, init):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = pipeline.run(chosen, workshop)
+        rows = pipeline.run(chosen, workshop).rows
     fine_tunes = [needs.fine_tune(chosen, task) for task in chosen.tasks]
     folders = [workshop.store.folder(f) for f in fine_tunes]
     adapters = [read_adapter(folder) for folder in folders]
@@ -38,7 +38,7 @@ def test_a_stored_adapter_scores_what_training_saw(cell, workshop, init):
 @pytest.mark.parametrize("init", ["pissa", "olora", "corda"])
 def test_a_base_that_peft_modified_gives_a_delta_of_twice_the_rank(cell, workshop, init):
     chosen = cell("roberta", f"init={init}", "merge=individual")
-    rows = pipeline.run(chosen, workshop)
+    rows = pipeline.run(chosen, workshop).rows
     assert rows[0]["output"] == "per_task, lowrank 8"  # r=4
 
 

@@ -9,12 +9,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from osrm_exp import pipeline
-from osrm_exp.artifacts import FineTune, Workshop
+from osrm_exp.artifacts import Workshop
+from osrm_exp.bench import Bench
 from osrm_exp.export import files as export
 from osrm_exp.export.card import card
-from osrm_exp.lora import LowRank
+from osrm_exp.lora import LowRank, Result
 from osrm_exp.model import applied, load_backbone, load_tokenizer, new_heads
 from osrm_exp.report.rows import write_rows
+from osrm_exp.spec import FineTune
 from osrm_exp.store import Store
 
 LOW_RANK = ["average", "core_ties", "iso_c", "knots_ties", "lm_cocktail", "peft_cat", "pretrained",
@@ -40,7 +42,9 @@ def logits(net) -> torch.Tensor:
 def expected(cell, rows, shop, index, rank=None) -> torch.Tensor:
     """The logits of the evaluation: hooks on the base network, and the task's head."""
     adapters = export.adapters_of(cell, shop)
-    merged, _ = pipeline.truncated(export.repeated(cell, rows, adapters, shop), rank)
+    bench = Bench(cell, adapters, shop)
+    found = cell.merge.with_(**rows[0]["settings"])(bench.updates, **bench.statistics())
+    merged = Result(dict(Result(found, cell.rank)), rank)
     heads = new_heads(cell.model, cell.tasks[index].outputs, adapters[index].heads)
     torch.manual_seed(0)
     net = load_backbone(cell.model, 1, precision=cell.tuning.precision).float()

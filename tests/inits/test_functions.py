@@ -3,16 +3,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from osrm_exp import inits
 from osrm_exp.inits import eigen
+from osrm_exp.record import build
 from osrm_exp.spec import Init
 
 WIDTH, RANK = 24, 3
 ARMS = sorted((Path(__file__).parents[2] / "conf/init").glob("*.yaml"))
-PIPELINE_KEYS = {"_target_", *Init.model_fields}
 
 
 def generator(seed=0):
@@ -42,30 +41,28 @@ def overlap(A, B):
     return ((A.T @ B) ** 2).sum().item() / A.shape[1]
 
 
+def init_of(file) -> Init:
+    return build(Init, OmegaConf.to_container(OmegaConf.load(file)), "init")
+
+
 def from_yaml(file, own, others, seed=0):
-    config = OmegaConf.to_container(OmegaConf.load(file))
-    statistics = config.get("statistics", {})
-    for key in PIPELINE_KEYS - {"_target_"}:
-        config.pop(key, None)
-    data = {}
-    for key, how in statistics.items():
-        tensors = own[None] if key == "own" else others
-        if how["_target_"].endswith("mean"):
+    init, data = init_of(file), {}
+    for key, need in init.statistics.items():
+        tensors = own[None] if need.tasks == "own" else others
+        if need.call.name.endswith("mean"):
             tensors = torch.stack([torch.linalg.eigh(G)[1][:, -1] for G in tensors])
-        data[key] = tensors[0] if key == "own" else tensors
-    return instantiate(config, _partial_=True)(WIDTH, RANK, generator=generator(seed), **data)
+        data[key] = tensors[0] if need.tasks == "own" else tensors
+    return init.call(WIDTH, RANK, generator=generator(seed), **data)
 
 
 @pytest.mark.parametrize("file", ARMS, ids=lambda file: file.stem)
 def test_every_arm_is_a_document_and_gives_its_rows(file):
-    config = OmegaConf.to_container(OmegaConf.load(file))
+    init = init_of(file)
     assert file.read_text().startswith("# ")
-    assert {"row_norm", "freeze", "peft"} <= config.keys()
-    assert config["freeze"] in (None, "A", "B")
-    if config["_target_"] is None:
-        assert isinstance(config["peft"], str) and config.keys() <= PIPELINE_KEYS
+    if init.call is None:
+        assert isinstance(init.peft, str)
         return
-    assert config["peft"] is True
+    assert init.peft is True
     G = grams(200)
     A = from_yaml(file, G[0], G[1:])
     assert A.shape == (RANK, WIDTH) and A.dtype == torch.float32 and A.isfinite().all()

@@ -3,9 +3,10 @@ import copy
 import pytest
 import torch
 
-from osrm_exp import pipeline
+from osrm_exp import needs
 from osrm_exp.adapter import read_adapter
-from osrm_exp.artifacts import read_statistic
+from osrm_exp.artifacts.statistic import read_statistic
+from osrm_exp.bench import Bench
 from osrm_exp.lora import LowRank
 from osrm_exp.merging import regmean_pp
 from osrm_exp.statistics import suite
@@ -19,9 +20,9 @@ def bench(cell, workshop):
 
     def build(family, *overrides):
         chosen = cell(family, "tuning.epochs=1", "dataset.only=[cola,stsb]", *overrides)
-        tunes = [pipeline.fine_tune(chosen, task) for task in chosen.tasks]
+        tunes = [needs.fine_tune(chosen, task) for task in chosen.tasks]
         adapters = [read_adapter(f) for f in workshop.store.get_all(tunes, workshop)]
-        made = pipeline.Bench(chosen, adapters, workshop)
+        made = Bench(chosen, adapters, workshop)
         g = torch.Generator().manual_seed(0)
         made.updates = {
             name: LowRank(u.A, torch.randn(u.B.shape, generator=g) * 0.3)
@@ -100,14 +101,14 @@ def test_grams_stand_behind_the_merged_layers_and_within_the_experts_own(bench, 
 
 def test_the_first_block_is_met_as_its_own_expert_meets_it(cell, workshop):
     chosen = cell("roberta", "tuning.epochs=1", "dataset.only=[cola,stsb]", "merge=regmean")
-    tunes = [pipeline.fine_tune(chosen, task) for task in chosen.tasks]
+    tunes = [needs.fine_tune(chosen, task) for task in chosen.tasks]
     adapters = [read_adapter(f) for f in workshop.store.get_all(tunes, workshop)]
-    made = pipeline.Bench(chosen, adapters, workshop)
+    made = Bench(chosen, adapters, workshop)
     ask = suite.MergedPrefix(made, level="token", samples=256)
     grams = ask({}, ask.blocks[0])
-    how = chosen.merge["statistics"]["gram"]
+    how = chosen.merge.statistics["gram"]
     for t, (task, tune) in enumerate(zip(chosen.tasks, tunes)):
-        own = pipeline.statistic(chosen, task, how, tune)
+        own = needs.statistic(chosen, task, how, tune)
         stored = read_statistic(workshop.store.get(own, workshop))
         for module in ask.blocks[0]:
             torch.testing.assert_close(grams[module][t], stored[module], rtol=1e-5, atol=1e-8)

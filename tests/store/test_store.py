@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from osrm_exp.spec import Spec
+from osrm_exp.record import Record
 from osrm_exp.store import Store
 
 
-class Note(Spec):
+class Note(Record):
     text: str
 
     @property

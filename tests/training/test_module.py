@@ -3,7 +3,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from osrm_exp.artifacts import quiet
+from osrm_exp.artifacts.fine_tune import quiet
 from osrm_exp.model import load_backbone, load_tokenizer
 from osrm_exp.tasks import data
 from osrm_exp.training.callbacks import InitializeLora
