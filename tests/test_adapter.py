@@ -181,6 +181,7 @@ ONE = {f"{Q}.lora_A.weight": torch.zeros(2, 5)}
         ({"tensors": {"base_model.model.lm_head.weight": torch.ones(9, 3)}}, "would lose it"),
         ({"tensors": {"base_model.model.l.0.norm.weight": torch.ones(3)}}, "would lose it"),
         ({"tensors": {f"{Q}.lora_A.other.weight": torch.zeros(2, 5)}}, "two tensors"),
+        ({"modules_to_save": ["score"]}, "classifier.* is neither a factor"),
         ({"lora_alpha": 9e8, "tensors": {f"{Q}.lora_B.weight": torch.ones(3, 2) * 1e38}}, "scaled"),
     ],
 )  # fmt: skip

@@ -73,6 +73,8 @@ def test_every_field_of_the_installed_peft_passes_at_its_default():
         ({"rank_pattern": {"q": 0}}, "rank_pattern, q=0"), ({"alpha_pattern": {"q": "x"}}, "q=x"),
         ({"rank_pattern": {"(q": 4}}, "which is no pattern"), ({"init_lora_weights": 3}, "=3"),
         ({"init_lora_weights": "PiSSA"}, "moves the base"), ({"alpha_pattern": 7}, "is a int"),
+        ({"rank_pattern": []}, "is a list"), ({"modules_to_save": [1]}, "no list of names"),
+        ({"modules_to_save": 1}, "no list of names"),
     ],
 )  # fmt: skip
 def test_a_value_that_is_none_is_said_with_the_path(fields, sentence):
