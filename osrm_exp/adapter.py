@@ -18,7 +18,7 @@ from osrm_exp.lora import LowRank, stack
 from osrm_exp.related import check_related
 
 PREFIX = "base_model.model."
-FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.[^.]+)?\.weight")
+FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.(?!weight\.)[^.]+)?\.weight")
 HEAD = re.compile(r"classif|score|pooler|(?<!lm_)head|qa_outputs|summary|logits|regress")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -49,7 +49,7 @@ def read_adapter(source: Path | str) -> Adapter:
         if found := FACTOR.fullmatch(name.removeprefix(PREFIX)):
             home, key = factors.setdefault(found["module"], {}), found["side"]
         else:
-            home, key = heads, _head(name, folder)
+            home, key = heads, _head(name, fields)
         if key in home:
             raise ValueError(f"{folder} holds two tensors of {name}: save one adapter alone")
         home[key] = tensor
@@ -191,13 +191,14 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _head(name: str, folder: Path) -> str:
+def _head(name: str, fields: LoraFields) -> str:
     """The name in the base network of a tensor that is no factor."""
     own = re.sub(r"\.modules_to_save\.[^.]+", "", name.removeprefix(PREFIX))
-    if ".lora_" in own or not HEAD.search(own.rpartition(".")[0]):
+    saved = fields.saved is None or any(f".{module}." in f".{own}" for module in fields.saved)
+    if ".lora_" in own or not saved or not HEAD.search(own.rpartition(".")[0]):
         raise ValueError(
-            f"{folder}: {name} is neither a factor of a linear LoRA nor part of a task's head, so "
-            "that merging B A would lose it; train a plain LoRA without it"
+            f"{fields.where}: {name} is neither a factor of a linear LoRA nor part of a task's "
+            "head, so that merging B A would lose it; train a plain LoRA without it"
         )
     return own
 

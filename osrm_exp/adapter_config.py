@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -35,6 +35,7 @@ class LoraFields:
     ranks: Mapping[re.Pattern, int]
     alphas: Mapping[re.Pattern, float]
     base: str | None  # base_model_name_or_path
+    saved: tuple[str, ...] | None  # modules_to_save; None: the config does not say
 
     def rank(self, module: str) -> int:
         return self._named(self.ranks, module, self.r)
@@ -90,11 +91,15 @@ def checked(config: Mapping[str, Any], where: str) -> LoraFields:
                 "update; train a plain LoRA without it, or fold the adapter into its base model "
                 "with PEFT's merge_and_unload()"
             )
-    rslora, base = config.get("use_rslora"), config.get("base_model_name_or_path")
+    rslora, saved = config.get("use_rslora"), config.get("modules_to_save")
     if rslora not in (None, True, False):
         raise ValueError(f"{where}: use_rslora={_short(rslora)} is neither true nor false")
+    if saved is not None and not (isinstance(saved, Collection) and all(map(_is_name, saved))):
+        raise ValueError(f"{where}: modules_to_save={_short(saved)} is no list of names")
+    base = config.get("base_model_name_or_path")
     return LoraFields(
-        where=where, rslora=bool(rslora), base=base if isinstance(base, str) and base else None,
+        where=where, rslora=bool(rslora), base=base if _is_name(base) else None,
+        saved=None if saved is None else tuple(saved),
         r=_rank("r", config.get("r", 8), where),
         alpha=_alpha("lora_alpha", config.get("lora_alpha", 8), where),
         ranks=_by_pattern("rank_pattern", _rank, config, where),
@@ -118,6 +123,10 @@ def _check_start(start: Any, where: str) -> None:
         )
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 def _rank(name: str, value: Any, where: str) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"{where}: {name}={_short(value)} is no rank: it must be 1 or more")
@@ -133,7 +142,7 @@ def _alpha(name: str, value: Any, where: str) -> float:
 def _by_pattern(
     field: str, number: Callable[[str, Any, str], Any], config: Mapping[str, Any], where: str
 ) -> dict[re.Pattern, Any]:
-    patterns = config.get(field) or {}
+    patterns = {} if config.get(field) is None else config[field]
     if not isinstance(patterns, Mapping):
         raise ValueError(f"{where}: {field} is a {type(patterns).__name__}, not numbers by module")
     return {
