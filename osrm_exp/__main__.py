@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF
 from osrm_exp.report.rows import rows_file, write_rows
-from osrm_exp.report.tables import Report
+from osrm_exp.report.callback import Report
 from osrm_exp.spec import Cell, cell_from
 
 log = logging.getLogger("osrm_exp")
