@@ -19,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs
 from osrm_exp.compose import cell_from
+from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, write_rows
-from osrm_exp.report.tables import Report
 from osrm_exp.spec import Cell
 
 log = logging.getLogger("osrm_exp")

@@ -1,12 +1,20 @@
-"""`python -m osrm_exp.report results/EXPERIMENT [BASELINE_INIT]` rebuilds tables and figures."""
+"""`python -m osrm_exp.report results/EXPERIMENT [--baseline INIT]` rebuilds tables and figures."""
 
+import argparse
 import sys
 
-from osrm_exp.report.tables import main
+from osrm_exp.report.report import write_report
 
-if len(sys.argv) not in (2, 3):
-    sys.exit("usage: python -m osrm_exp.report results/EXPERIMENT [BASELINE_INIT]")
+parser = argparse.ArgumentParser("python -m osrm_exp.report", description=__doc__)
+parser.add_argument("results", help="a results folder, with rows/ in it")
+parser.add_argument("--baseline", help="the init that all others are compared with")
+parser.add_argument("--delta", type=float, default=1.0, help="points that count as equivalent")
+given = parser.parse_args()
 try:
-    main(*sys.argv[1:])
+    print(write_report(given.results))
+    if given.baseline:
+        from osrm_exp.report.paired_tables import write_paired  # statsmodels: seconds to import
+
+        print(f"\n{write_paired(given.results, given.baseline, delta=given.delta)}")
 except ValueError as error:
     sys.exit(f"osrm_exp: {error}")

@@ -1,98 +1,106 @@
 import pandas as pd
 import pytest
 
-from osrm_exp.report.rows import write_rows
-from osrm_exp.report.tables import lines, shown, write_report, write_tables
+from osrm_exp.report.frame import lines
+from osrm_exp.report.report import write_report
+from osrm_exp.report.rows import read_rows, write_rows
+from osrm_exp.report.scores import scores
+from osrm_exp.report.tables import best, cell, markdown, shown, write_tables
 
 
-def row(merge="ties", task="a", value=0.5, seed=1, line="l1", setup="s1", **other):
-    return {
-        "experiment": "x", "model": "m", "dataset": "d", "tuning": "t", "protocol": "clean",
-        "init": "gaussian", "merge": merge, "space": "delta", "chosen": {},
-        "settings": {"scaling": 0.3, "density": 0.2},
-        "tuned_on": "tune", "seed": seed, "task": task, "split": "validation", "metric": "accuracy",
-        "value": value, "headline": True, "degenerate": False, "output": "shared, dense",
-        "adapters": [f"{setup}-{seed}"], "setup": setup, "line": line, "cell": f"{line}-{seed}",
-        **other,
-    }  # fmt: skip
+def texts(*rows):
+    return shown(lines(scores(pd.DataFrame(rows))))[0].set_index("merge")
 
 
-def test_average_and_share_of_single_task():
-    single = dict(merge="individual", line="l0")
-    table = lines(pd.DataFrame([
-        row(value=0.4), row(task="b", value=0.9),
-        row(value=0.8, **single), row(task="b", value=0.9, **single),
-    ])).set_index("merge")  # fmt: skip
-    assert table.average["ties"][0] == pytest.approx(65)
-    assert table.kept["ties"][0] == pytest.approx((50 + 100) / 2)
-    assert table.kept["individual"][0] == pytest.approx(100)
+def test_what_is_the_same_everywhere_moves_to_the_notes(row):
+    table = lines(scores(pd.DataFrame([row(), row("dare", line="l2", tuning="t r=4", setup="s2")])))
+    text, notes = shown(table)
+    assert list(text.tuning) == ["t", "t r=4"] and "protocol: clean" in notes
+    assert not {"model", "seeds", "heads", "kept", "given", "line"} & set(text)
+    assert "heads" in shown(lines(scores(pd.DataFrame([row(), row(heads="osrm", line="l2")]))))[0]
 
 
-def test_a_missing_task_leaves_the_average_empty():
-    table = lines(pd.DataFrame([row(), row(merge="dare", line="l2"),
-                                row(merge="dare", line="l2", task="b")]))  # fmt: skip
-    text, _ = shown(table)
-    text = text.set_index("merge")
-    assert text.loc["ties", "average"] == "—" and text.loc["ties", "b"] == "—"
-    assert text.loc["dare", "average"] == "50.0"
+def test_a_score_shows_its_spread_and_its_marks(row):
+    found = texts(row(value=0.4, degenerate=True), row(value=0.6, seed=2), row(task="b"))
+    assert found.loc["ties", "a"] == "50.0 ± 14.1*" and found.loc["ties", "b"] == "50.0"
+    assert found.loc["ties", "lost"] == "—" and cell(float("nan")) == "—"
+    assert "recovered" not in found
 
 
-def test_no_share_without_the_same_adapters_alone():
-    table = lines(pd.DataFrame([row(), row(merge="individual", line="l0", seed=2)]))
-    assert shown(table)[0].set_index("merge").loc["ties", "kept"] == "—"
-
-
-def test_seeds_are_averaged_with_their_spread_and_setups_are_not():
-    table = lines(
-        pd.DataFrame([row(value=0.4), row(value=0.6, seed=2), row(setup="s2", line="l2")])
-    )
-    text, _ = shown(table)
-    assert list(text.average) == ["50.0 ± 14.1", "50.0"] and list(text.seeds) == [2, 1]
-    assert "setup" in text
-
-
-def test_a_seed_without_all_tasks_is_left_out_of_the_average():
-    table = lines(pd.DataFrame([row(value=0.4), row(task="b", value=0.4), row(value=1.0, seed=2)]))
-    assert table.average[0][:1] == (pytest.approx(40),) and table.average[0][2] == 1
-
-
-def test_two_headlines_for_one_task_are_refused():
-    with pytest.raises(ValueError, match="two headline rows"):
-        lines(pd.DataFrame([row(), row(metric="f1")]))
-
-
-def test_the_table_shows_what_a_search_chose_and_all_that_differs_otherwise():
+def test_the_table_shows_what_a_search_chose_and_all_that_differs_otherwise(row):
     chosen = [row(line=f"l{i}", chosen={"scaling": 0.3}) for i in range(2)]
-    assert set(shown(lines(pd.DataFrame(chosen)))[0].settings) == {"scaling=0.3"}
+    assert set(texts(*chosen).settings) == {"scaling=0.3"}
     other = row(line="l3", chosen={"scaling": 0.3}, settings={"scaling": 0.3, "density": 0.5})
-    text = shown(lines(pd.DataFrame([*chosen, other])))[0]
-    assert set(text.settings) == {"scaling=0.3 density=0.2", "scaling=0.3 density=0.5"}
-    assert set(shown(lines(pd.DataFrame([row()])))[0].settings) == {"scaling=0.3 density=0.2"}
+    full = {"scaling=0.3 density=0.2", "scaling=0.3 density=0.5"}
+    assert set(texts(*chosen, other).settings) == full
+    assert set(texts(row()).settings) == {"scaling=0.3 density=0.2"}
 
 
-def test_a_task_that_was_not_learned_alone_has_no_share():
-    rows = [row(), row(merge="individual", line="l0", value=-0.1)]
-    assert shown(lines(pd.DataFrame(rows)))[0].set_index("merge").loc["ties", "kept"] == "—"
+def test_seeds_that_chose_otherwise_stand_side_by_side(row):
+    rows = [
+        row(seed=s, chosen={"scaling": v}, settings={"scaling": v}) for s, v in ((1, 0.6), (2, 1))
+    ]
+    assert texts(*rows).loc["ties", "settings"] == "scaling=0.6 / 1"
 
 
-def test_degenerate_predictions_are_marked():
-    assert shown(lines(pd.DataFrame([row(degenerate=True)])))[0].a[0] == "50.0*"
+def test_the_best_is_found_within_a_setup_and_its_heads(row):
+    rows = [
+        row(setup=setup, line=f"{setup}{init}{heads}", init=init, heads=heads, value=value)
+        for setup, init, heads, value in (
+            ("s1", "gaussian", "own", 0.5), ("s1", "osrm", "own", 0.6), ("s2", "osrm", "own", 0.4),
+            ("s1", "osrm", "gaussian", 0.9), ("s1", "kaiming", "own", 0.6),
+        )
+    ]  # fmt: skip
+    table = lines(scores(pd.DataFrame(rows)))
+    bold = table[best(table).a]
+    assert sorted(zip(bold.setup, bold.init, bold["heads"])) == [
+        ("s1", "kaiming", "own"), ("s1", "osrm", "gaussian"), ("s1", "osrm", "own"),
+        ("s2", "osrm", "own"),
+    ]  # fmt: skip
 
 
-def test_all_formats_are_written(tmp_path):
-    write_rows(tmp_path, "c1", [row(merge="individual", line="l0"), row(value=0.25)])
-    text = write_tables(tmp_path)
-    assert "50.0" in text and "protocol: clean" in text
+def test_fewest_points_lost_are_best_and_references_never(row, references):
+    rows = [row(value=0.7), row("dare", value=0.6, line="l2"), *references({"a": 0.5}, {"a": 0.8})]
+    table = lines(scores(pd.DataFrame(rows)))
+    bold = best(table)
+    assert list(table["merge"][bold.lost]) == list(table["merge"][bold.a]) == ["ties"]
+
+
+def test_markdown_survives_a_pipe(row):
+    table = lines(scores(pd.DataFrame([row(init="a|b")])))
+    line = markdown(table, shown(table)[0]).splitlines()[2]
+    assert "a\\|b" in line and "**50.0**" in line
+
+
+def test_all_formats_are_written(tmp_path, row, references):
+    write_rows(tmp_path, "c1", [row(value=0.7), *references({"a": 0.6}, {"a": 0.8})])
+    text = write_tables(tmp_path, read_rows(tmp_path), read_rows(tmp_path, "searches"))
+    assert "70.0" in text and "protocol: clean" in text and "coefficients chosen on tune" in text
     assert "| ties" in (tmp_path / "table.md").read_text()
-    latex = (tmp_path / "table.tex").read_text()
-    assert "\\toprule" in latex and "\\textbf{25.0}" in latex and "\\textbf{50.0}" in latex
-    frame = pd.read_csv(tmp_path / "table.csv")
-    assert frame.set_index("merge").loc["ties", "a"] == 25
-    with pytest.raises(ValueError, match="no rows yet"):
-        write_tables(tmp_path / "empty")
+    frame = pd.read_csv(tmp_path / "table.csv").set_index("merge").loc["ties"]
+    assert (frame.a, frame.lost, frame.recovered, frame.kept) == (70, 10, 50, 87.5)
+    assert pd.read_csv(tmp_path / "tasks.csv").set_index("merge").loc["ties", "pretrained"] == 60
+    assert r"\textbf{70.0}" in (tmp_path / "table.tex").read_text()
 
 
-def test_diagnostics_become_means_and_figures_beside_the_tables(tmp_path):
+def test_no_rows_are_said_in_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="holds no rows yet"):
+        write_report(tmp_path)
+
+
+def test_the_number_of_lines_costs_no_passes_over_the_rows(row, monkeypatch):
+    def passes(inits):
+        frame = pd.DataFrame([row(init=f"i{i}", line=f"l{i}", task=t) for i in inits for t in "ab"])
+        counted, compare = [], pd.Series.__eq__
+        monkeypatch.setattr(pd.Series, "__eq__", lambda s, o: counted.append(1) or compare(s, o))
+        shown(lines(scores(frame)))
+        monkeypatch.setattr(pd.Series, "__eq__", compare)
+        return len(counted)
+
+    assert passes(range(3)) == passes(range(60))
+
+
+def test_diagnostics_become_means_and_figures_beside_the_tables(tmp_path, row):
     found = {"cell": "c", "init": "osrm", "seed": 1, "tasks": ["a", "b"], "module": "layer.0.query"}
     pairs, single = [[0.4, 0.1], [0.1, 0.4]], [0.2, 0.3]
     metrics = {

@@ -31,7 +31,7 @@ class Note(Record):
         workshop(self, folder)
 
 
-class Book(Spec):
+class Book(Record):
     notes: dict[str, tuple[Note, ...]]
     label: str = "book"
 

@@ -1,0 +1,156 @@
+"""From rows to the lines of a table.
+
+A line is one (setup, init, merge, space, settings). A task's score is its headline metric in
+percent, over seeds as mean and standard deviation; seeds that lack a task of the suite stay out of
+what is averaged over tasks.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from osrm_exp.report.scores import EDGE, MARKS, recovered
+
+SETUP = ["experiment", "model", "dataset", "tuning", "protocol", "setup"]
+ORDER = {"pretrained": -1, "individual": 1}  # references stand around what is merged
+SUMMARY = ["average", "lost", "recovered", "kept"]
+LINE = ["setup", "line"]
+
+
+class Score(NamedTuple):
+    """Mean and standard deviation over seeds, in percent, and what is to be said of it."""
+
+    mean: float
+    std: float
+    seeds: int
+    marks: str = ""
+
+
+def lines(found: pd.DataFrame, searches: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row a table line, sorted: its identity, then a `Score` a task, then `SUMMARY`.
+
+    `lost` is expert − score; `recovered` the share of what adapters add to the same model without
+    them, both of the suite's averages; `kept` is score / expert, per task, then the mean.
+
+    Args:
+        found: what `scores` makes of rows.
+        searches: every candidate that a search tried; with it, a choice at the edge is marked.
+    """
+    table = _identity(found, edges(searches))
+    by_task = _scores(found, [*LINE, "task"], "value", list(MARKS)).unstack("task")
+    table = table.join(by_task[found.task.unique()]).join(_summary(found)).reset_index()
+    first = [*SETUP, "line", "init", "heads", "merge", "space"]
+    return _sorted(table[[*first, *(c for c in table if c not in first)]])
+
+
+def by_task(found: pd.DataFrame) -> pd.DataFrame:
+    """One row a line and task, means over seeds: the score, its references and what follows."""
+    numbers = ["value", "expert", "bare", "floor", "lost", "gain", "adds", "adds_se"]
+    grouped = found.groupby([*LINE, "task"], sort=False)
+    table = grouped[numbers].mean(numeric_only=True)
+    table["recovered"] = recovered(table.gain, table.adds, table.adds_se)
+    table.insert(0, "seeds", grouped.seed.nunique())
+    flags = grouped[list(MARKS)].any()
+    table["marks"] = [
+        ", ".join(mark for mark, on in zip(MARKS, line) if on) for line in flags.to_numpy()
+    ]
+    names = ["model", "init", "heads", "merge", "space", "metric", "output"]
+    table = grouped[names].first().join(table).drop(columns=["gain", "adds", "adds_se"])
+    return table.rename(columns={"value": "score", "bare": "pretrained"}).reset_index()
+
+
+def edges(searches: pd.DataFrame | None) -> dict[str, dict[str, tuple[float, float]]]:
+    """For every cell, the ends of each numeric coefficient of which it tried more than one value"""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    if searches is None or searches.empty:
+        return found
+    for cell, points in searches.groupby("cell").point:
+        tried = pd.DataFrame(list(points)).select_dtypes("number")
+        ends = {k: (tried[k].min(), tried[k].max()) for k in tried if tried[k].nunique() > 1}
+        found[str(cell)] = ends
+    return found
+
+
+def _identity(found: pd.DataFrame, ends: dict) -> pd.DataFrame:
+    cells = found.drop_duplicates("cell").copy()
+    at_edge = [_at_edge(c, ends.get(cell, {})) for c, cell in zip(cells.chosen, cells.cell)]
+    pairs = list(zip(cells.settings, cells.chosen, at_edge))
+    cells["settings"] = [text(s, edge) for s, _, edge in pairs]
+    cells["chosen"] = [text(c, edge) for _, c, edge in pairs]
+    cells["given"] = [text({k: v for k, v in s.items() if k not in c}) for s, c, _ in pairs]
+    grouped = cells.groupby(LINE, sort=False)
+    table = grouped[[*SETUP[:-1], "init", "heads", "merge", "space"]].first()
+    for column in ["settings", "given", "chosen"]:
+        table[column] = grouped[column].agg(_either)
+    table["tuned on"], table["output"] = grouped.tuned_on.first(), grouped.output.first()
+    return table.assign(seeds=grouped.seed.nunique())
+
+
+def _either(settings: pd.Series) -> str:
+    """What differs between seeds, side by side: `scaling=0.6 / 1`."""
+    first, *rest = dict.fromkeys(settings)
+    name = first.partition("=")[0] + "="
+    alone = rest and all(s.startswith(name) and " " not in s for s in [first, *rest])
+    return " / ".join([first, *(s.removeprefix(name) if alone else s for s in rest)])
+
+
+def _at_edge(chosen: dict, ends: dict) -> set[str]:
+    return {k for k, v in chosen.items() if k in ends and v in ends[k]}
+
+
+def text(settings: dict[str, Any], at_edge: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+    """Settings as `name=value`, but for the space, which is a column, and what is off."""
+    kept = {k: v for k, v in settings.items() if k != "space" and v is not None}
+    return " ".join(
+        (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}") + (EDGE[0] if k in at_edge else "")
+        for k, v in kept.items()
+    )
+
+
+def _scores(found: pd.DataFrame, keys: list[str], value: str, flags: list[str]) -> pd.Series:
+    """A `Score` for every group of rows, with the marks that any of them bears."""
+    grouped = found.groupby(keys, sort=False)
+    numbers = grouped[value].agg(["mean", "std", "count"])
+    signs = [MARKS[flag][0] for flag in flags]
+    marks = [
+        "".join(sign for sign, on in zip(signs, line) if on)
+        for line in (grouped[flags].any().to_numpy() if flags else [()] * len(numbers))
+    ]
+    cells = [Score(*line) for line in zip(*(numbers[c] for c in numbers), marks)]
+    return pd.Series(cells, numbers.index)
+
+
+def _summary(found: pd.DataFrame) -> pd.DataFrame:
+    """Averages over the tasks of a suite, seed by seed, then over seeds."""
+    suite = found.groupby("setup").task.nunique()
+    grouped = found.assign(variance=found.adds_se**2).groupby([*LINE, "seed"], sort=False)
+    values = ["value", "lost", "kept", "gain", "adds", "variance"]
+    size = suite[grouped.size().index.get_level_values("setup")].to_numpy()
+    whole = grouped[values].count().eq(size, axis=0)
+    seeds = grouped[values].mean().where(whole)
+    error = (seeds.variance / size) ** 0.5
+    seeds["recovered"] = recovered(seeds.gain, seeds.adds, error)
+    seeds["negative"] = grouped.negative.any()
+    seeds = seeds.rename(columns={"value": "average"}).reset_index()
+    marked = {"average": ["negative"]}
+    return pd.DataFrame({n: _scores(seeds, LINE, n, marked.get(n, [])) for n in SUMMARY})
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    table["order"] = table["merge"].map(ORDER).fillna(0)
+    by = [*SETUP, "order", "merge", "space", "given", "init", "heads", "chosen"]
+    keys = [[natural(v) for v in table[column]] for column in by]
+    order = sorted(table.index, key=lambda i: [key[i] for key in keys])
+    return table.loc[order].drop(columns="order").reset_index(drop=True)
+
+
+NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
+
+
+def natural(value: Any) -> list[tuple[float, str]]:
+    """A sort key by which `r=4` stands before `r=8` before `r=16`."""
+    parts = NUMBER.split(str(value))
+    return [(float(p), "") if i % 2 else (float("inf"), p) for i, p in enumerate(parts)]

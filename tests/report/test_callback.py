@@ -1,0 +1,61 @@
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from osrm_exp.report.callback import Report
+from osrm_exp.report.rows import rows_file, write_rows
+
+
+@pytest.fixture
+def finish(tmp_path):
+    """Runs the callback on cells with these outcomes, as Hydra does at a sweep's end."""
+
+    def done(*outcomes):
+        for number, (outcome, *overrides) in enumerate(outcomes):
+            folder = tmp_path / "logs" / str(number)
+            folder.mkdir(parents=True)
+            status = {"outcome": outcome, "overrides": overrides, "reason": "no such metric"}
+            (folder / "status.json").write_text(json.dumps(status))
+        paths = {"results": str(tmp_path), "store": "artifacts"}
+        hydra = {"sweep": {"dir": str(tmp_path / "logs")}}
+        Report().on_multirun_end(OmegaConf.create({"paths": paths, "hydra": hydra}))
+
+    yield done
+    Report.failed = 0
+
+
+def test_a_sweep_that_ends_well_shows_its_table(tmp_path, finish, row, capsys):
+    write_rows(tmp_path, "c", [row()])
+    finish(("finished", "merge=ties"), ("skipped", "merge=dare"))
+    out = capsys.readouterr().out
+    assert "2 cells: 1 finished, 1 skipped, 0 failed" in out and "50.0" in out
+    assert Report.failed == 0 and (tmp_path / "table.md").is_file()
+
+
+def test_a_failed_cell_is_told_by_what_is_its_own(tmp_path, finish, row, capsys):
+    write_rows(tmp_path, "c", [row()])
+    finish(("failed", "+experiment=x", "merge=ties"), ("finished", "+experiment=x", "merge=dare"))
+    assert "  failed: merge=ties: no such metric" in capsys.readouterr().out
+    assert Report.failed == 1
+
+
+def test_a_report_that_cannot_be_made_is_a_failure(tmp_path, finish, row, capsys):
+    write_rows(tmp_path, "c", [row()])
+    rows_file(tmp_path, "c").write_text("{")
+    finish(("finished", "merge=ties"))
+    out = capsys.readouterr().out
+    assert "no tables: " in out and "c.jsonl is damaged" in out and "1 cells" in out
+    assert Report.failed == 1
+
+
+def test_a_sweep_without_any_rows_is_a_failure(finish, capsys):
+    finish(("failed", "merge=ties"))
+    assert "holds no rows yet" in capsys.readouterr().out and Report.failed == 2
+
+
+def test_an_unforeseen_error_is_a_failure_too(tmp_path, finish, row):
+    write_rows(tmp_path, "c", [{"headline": True}])
+    with pytest.raises((KeyError, AttributeError)):
+        finish(("finished", "merge=ties"))
+    assert Report.failed == 1
