@@ -128,7 +128,7 @@ def new_heads(model: Model, outputs: int, state: Mapping[str, Tensor]) -> dict:
 def in_float32(head: nn.Module) -> nn.Module:
     """The module in float32, casting what it is fed: a bf16 backbone keeps an exact head."""
 
-    def cast(module: nn.Module, args: tuple) -> tuple:
+    def cast(_: nn.Module, args: tuple) -> tuple:
         return tuple(a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args)
 
     head.float().register_forward_pre_hook(cast)

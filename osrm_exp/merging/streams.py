@@ -99,7 +99,7 @@ def per_group(
     """
     if granularity == "global":
         once = functools.cache(lambda: measure(list(parts.values())))
-        return lambda module: once()
+        return lambda _: once()
     if granularity == "tensor":
         return functools.cache(lambda module: measure([parts[module]]))
     raise ValueError(f"granularity {granularity!r} is unknown: choose global or tensor")

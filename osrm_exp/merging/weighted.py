@@ -86,7 +86,7 @@ def peft_dense_ties(
         raise ValueError(f"majority_sign {majority_sign!r} is unknown: choose total or frequency")
     parts = _trimmed(streams(stacks), density)
 
-    def disjoint(module: str, block: Tensor) -> Tensor:
+    def disjoint(_: str, block: Tensor) -> Tensor:
         votes = block if majority_sign == "total" else block.sign()
         sign = plus_or_minus(votes.sum(0))
         agreeing = block.mul_(sign).clamp_(min=0)
@@ -109,7 +109,7 @@ def weighted_sum(
     """mergekit's `GTATask`: the weighted sum, of entries that agree with its sign if `elect`,
     divided by the weights that went into it if `normalize`."""
 
-    def merge(module: str, block: Tensor) -> Tensor:
+    def merge(_: str, block: Tensor) -> Tensor:
         column = _column(weights, block)
         total = block.mul_(column).sum(0)
         if elect:

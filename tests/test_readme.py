@@ -1,0 +1,62 @@
+"""What README promises a contributor, done as it is printed, in a copy of the repository."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("osrm_exp", "conf", "docs", "tests", "README.md", "pyproject.toml")
+FILE = re.compile(r"`([\w/]+\.\w+)`[^\n]*:\n\n```\w+\n(.*?)```", flags=re.DOTALL)
+COMMAND = re.compile(r"```bash\n(.*?)```", flags=re.DOTALL)
+
+
+def section(title: str) -> str:
+    return (ROOT / "README.md").read_text().partition(f"## {title}")[2].partition("\n## ")[0]
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """The repository without its results."""
+    for part in PARTS:
+        into = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        into(ROOT / part, tmp_path / part)
+    return tmp_path
+
+
+def run(command: str, cwd: Path) -> str:
+    """What a command of the page prints, with this Python in place of the one it names."""
+    command = re.sub(r"(^|\s)python ", rf"\1{sys.executable} ", command)
+    done = subprocess.run(
+        command, shell=True, cwd=cwd, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "PYTHONPATH": str(cwd)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_method_is_added_as_printed(copy, checkpoints, suite):
+    text = section("Add a merge method")
+    files, (command,) = dict(FILE.findall(text)), COMMAND.findall(text)
+    assert len(files) == 2
+    for name, content in files.items():
+        assert not (copy / name).exists()
+        (copy / name).write_text(content)
+    run("python -m ruff check . && python -m ruff format --check osrm_exp", copy)
+    assert re.search(r"\d{2,} passed", run(command, copy))
+    assert "| `biggest` |" in (copy / "docs" / "methods.md").read_text()
+    run(
+        "python -m osrm_exp model=roberta_large dataset=glue 'dataset.only=[cola,sst2]' "
+        f"model.path={checkpoints['roberta']} dataset.path={suite} protocol.holdout=0.2 "
+        "tuning.epochs=1 tuning.max_length=32 merge=biggest search=grid",
+        copy,
+    )
+    (cell,) = copy.glob("results/*/rows/*.jsonl")
+    rows = [json.loads(line) for line in cell.read_text().splitlines()]
+    assert {row["merge"] for row in rows} == {"biggest"}
+    assert {row["task"] for row in rows} == {"cola", "sst2"}
