@@ -102,7 +102,9 @@ class Statistic(Spec):
         pad_to = self.max_length if self.how.get("include_padding") else None  # as the release pads
         batches = rows.batches("train", 16, self.samples, pad_to)
         torch.manual_seed(0)  # the head of the base model is new; no gram sees it
-        net = load_backbone(self.model, self.task.outputs, precision=self.precision).eval()
+        net = load_backbone(
+            self.model, self.task.outputs, precision=self.precision, auto=self.task.kind.auto
+        ).eval()
         net = net.to(workshop.device)
         batches = [{k: v.to(net.device) for k, v in batch.items()} for batch in batches]
         modules = list(adapted_modules(net, self.model, self.blocks))
@@ -178,7 +180,7 @@ class FineTune(Spec):
         if taken:
             adapter = read_adapter(folder)
             updates = {n: _minus(u, taken[n]) for n, u in adapter.updates.items()}
-            write_adapter(folder, updates, adapter.heads, task_type="SEQ_CLS",
+            write_adapter(folder, updates, adapter.heads, task_type=self.task.kind.task_type,
                           modules_to_save=list(self.model.heads),
                           base_model_name_or_path=self.model.name)  # fmt: skip
         read_adapter(folder)  # what cannot be read back, or is not finite, is not kept
@@ -188,15 +190,17 @@ class FineTune(Spec):
         """The backbone with a new head and LoRA as PEFT starts it, drawn from torch's seed."""
         tuning, lora = self.tuning, self.tuning.lora
         net = load_backbone(
-            self.model, self.task.outputs, precision=tuning.precision, dropout=tuning.dropout
-        )
+            self.model, self.task.outputs, precision=tuning.precision, dropout=tuning.dropout,
+            auto=self.task.kind.auto,
+        )  # fmt: skip
         names = list(adapted_modules(net, self.model, lora.blocks, lora.r))
         if tuning.gradient_checkpointing:
             # the reentrant form gives LoRA under frozen embeddings a gradient of exactly zero
             net.gradient_checkpointing_enable({"use_reentrant": False})
         config = LoraConfig(
-            task_type="SEQ_CLS", target_modules=names, modules_to_save=list(self.model.heads),
-            init_lora_weights=self.init["peft"], **lora.model_dump(exclude={"blocks"}),
+            task_type=self.task.kind.task_type, target_modules=names,
+            modules_to_save=list(self.model.heads), init_lora_weights=self.init["peft"],
+            **lora.model_dump(exclude={"blocks"}),
         )  # fmt: skip
         if "corda" in self.init:
             self._prepare_corda(net, config)

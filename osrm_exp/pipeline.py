@@ -33,7 +33,7 @@ from osrm_exp.model import (
 )
 from osrm_exp.spec import Cell, Init, Task, check_target
 from osrm_exp.tasks import data
-from osrm_exp.tasks.metrics import metrics_of, scores
+from osrm_exp.tasks.metrics import Scored, metrics_of, scores
 
 
 def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def check(cell: Cell) -> Method:
             check_target("statistics", statistic(cell, cell.tasks[0], how).how, 3)
     for task in cell.tasks:
         metrics_of(task)
-    net = skeleton(cell.model, cell.tasks[0].outputs)
+    net = skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
     adapted_modules(net, cell.model, cell.tuning.lora.blocks, cell.tuning.lora.r)
     heads_of(net, cell.model)
     return method
@@ -203,7 +203,7 @@ def tuned(cell: Cell, method: Method, bench: Bench, statistics: Mapping) -> tupl
     def score(candidate: dict[str, Any]) -> float:
         merged = method.with_(**candidate)(bench.updates, **statistics)
         found = bench.scores(truncated(merged, cell.rank)[0], cell.protocol.select)
-        return sum(v[t.headline] for t, (v, _) in zip(cell.tasks, found)) / len(found)
+        return sum(s.values[t.headline] for t, s in zip(cell.tasks, found)) / len(found)
 
     best, _ = instantiate(cell.search, _partial_=True)(method.grid, score)
     return best, cell.protocol.select
@@ -216,7 +216,7 @@ class Bench:
         self.tasks = cell.tasks
         self.updates: dict[str, LowRank] = stacked([adapter.updates for adapter in adapters])
         tuning = cell.tuning
-        self.net = _network(cell.model, tuning.precision)
+        self.net = _network(cell.model, tuning.precision, cell.tasks[0].kind.auto)
         self.net.to(workshop.device)
         self.batch_size = 4 * tuning.batch_size  # no gradients to keep
         self.data = data_of(cell)
@@ -225,10 +225,8 @@ class Bench:
             for task, adapter in zip(cell.tasks, adapters)
         ]
 
-    def scores(
-        self, merged: Mapping[str, Update], split: str
-    ) -> list[tuple[dict[str, float], bool]]:
-        """Every task's metrics on a split, each with its own head, and whether they degenerate."""
+    def scores(self, merged: Mapping[str, Update], split: str) -> list[Scored]:
+        """Every task's predictions on a split, each with its own head, measured."""
         shared = not per_task(merged)
         found = []
         with applied(self.net, dict(merged)) if shared else nullcontext():
@@ -241,8 +239,8 @@ class Bench:
 
 
 @lru_cache(maxsize=1)
-def _network(model, precision: str):
-    return load_backbone(model, 1, precision=precision).eval()
+def _network(model, precision: str, auto: str):
+    return load_backbone(model, 1, precision=precision, auto=auto).eval()
 
 
 def _select(update: Update, task: int) -> Update:
@@ -308,9 +306,10 @@ def overridden(cell: Cell, group: str) -> str:
 
 
 def rows(cell: Cell, shared: Mapping[str, Any], found: list) -> Iterator[dict[str, Any]]:
-    for task, (values, degenerate) in zip(cell.tasks, found):
-        for metric, value in values.items():
+    for task, scored in zip(cell.tasks, found):
+        for metric, value in scored.values.items():
             yield {
                 **shared, "task": task.name, "split": task.validation, "metric": metric,
-                "value": value, "headline": metric == task.headline, "degenerate": degenerate,
+                "value": value, "headline": metric == task.headline,
+                "degenerate": scored.degenerate,
             }  # fmt: skip

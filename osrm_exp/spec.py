@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from hydra.utils import get_method
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+if TYPE_CHECKING:
+    from osrm_exp.tasks.kinds import Kind
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 S = TypeVar("S", bound="Spec")
@@ -67,7 +70,7 @@ class Task(Spec):
     revision: str | None = Field(default=None, exclude=True)
     source: str  # identity of the rows, see `identity`
     text: tuple[str, ...]
-    labels: tuple[str, ...] | None = None  # null: regression
+    labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # null: a regression
     headline: str
     train: str = "train"
     validation: str = "validation"
@@ -75,12 +78,18 @@ class Task(Spec):
     cap: Rows = Rows()
     seed: int
     holdout: Fraction
-    options: dict[str, Any] = {}
+
+    @property
+    def kind(self) -> Kind:
+        """What its rows, loss, predictions and metrics are; imported when a task is worked on."""
+        from osrm_exp.tasks import kinds
+
+        return kinds.regression if self.labels is None else kinds.classification
 
     @property
     def outputs(self) -> int:
-        """Width of the head: one logit a label, one for a regression."""
-        return len(self.labels) if self.labels else 1
+        """Width of the head."""
+        return self.kind.outputs(self)
 
 
 class Lora(Spec):
@@ -337,7 +346,6 @@ def _tasks(suite: dict[str, Any], protocol: Protocol) -> tuple[Task, ...]:
             f"dataset.only names {unknown}; {suite['name']} has: {', '.join(suite['tasks'])}"
         )
     shared = {k: v for k, v in suite.items() if k not in ("name", "tasks", "path", "revision")}
-    shared.pop("paraphrase_headline", None)
     tasks = []
     for name in only:
         fields = {**shared, **suite["tasks"][name]}
