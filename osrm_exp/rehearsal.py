@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Result
 from osrm_exp.model import adapted_modules, heads_of, skeleton
 from osrm_exp.spec import Cell, Merge, Need
+from osrm_exp.tasks.kinds import classification
 from osrm_exp.tasks.metrics import metrics_of
 
 MODULES = [
@@ -59,7 +61,7 @@ class Stage:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.net = BertForSequenceClassification(config).eval()
-        self.tasks = cell.tasks
+        self.tasks = [SimpleNamespace(kind=classification) for _ in cell.tasks]
         self.data = [_Rows(seed) for seed in range(len(cell.tasks))]
         self.heads: list[dict[str, nn.Module]] = [{} for _ in cell.tasks]
         self.updates = {module: self._update(number) for number, module in enumerate(MODULES)}

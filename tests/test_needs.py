@@ -48,7 +48,10 @@ def test_an_arm_has_its_own_learning_rate_and_the_setup_of_all(cell):
 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
-    [(["heads=nobody"], "heads=nobody is no file"), (["+tuning.per_init={nobody: {}}"], "'nobody'")],
+    [
+        (["heads=nobody"], "heads=nobody is no file"),
+        (["+tuning.per_init={nobody: {}}"], "'nobody'"),
+    ],
 )
 def test_an_unknown_arm_is_named(cell, overrides, sentence):
     with pytest.raises(ValueError, match=sentence):
