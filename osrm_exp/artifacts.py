@@ -296,7 +296,7 @@ def _taken_from_base(module: LoraFineTuning) -> dict[str, LowRank]:
 
 
 def _minus(update: LowRank, start: LowRank) -> LowRank:
-    return stack([update, start * -1]).concat()
+    return stack([update, start * -1]).total()
 
 
 def read_start(folder: Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from osrm_exp.adapter import Adapter, read_adapter, stacked
 from osrm_exp.artifacts import FineTune, Statistic, Workshop, read_start, read_statistic
 from osrm_exp.diagnostics import diagnose
 from osrm_exp.inits import row_norm
-from osrm_exp.lora import LowRank, Update, truncate
+from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.merging.method import Method
 from osrm_exp.model import (
     adapted_modules,
@@ -50,12 +50,11 @@ def run(cell: Cell, workshop: Workshop) -> list[dict[str, Any]]:
     statistics = collect(cell, method, fine_tunes, workshop, bench)
     chosen, tuned_on = tuned(cell, method, bench(), statistics)
     method = method.with_(**chosen)
-    merged = method(bench().updates, **statistics)
-    merged, error = truncated(merged, cell.rank)
-    found = bench().scores(merged, "validation")
+    merged = Result(method(bench().updates, **statistics), cell.rank)
+    found = bench().scores(dict(merged), "validation")
     shared = {
-        **identity(cell, method), "chosen": chosen, "tuned_on": tuned_on, "output": form(merged),
-        "truncation_error": error, "adapters": [f.digest for f in fine_tunes],
+        **identity(cell, method), "chosen": chosen, "tuned_on": tuned_on, "output": merged.form,
+        "truncation_error": merged.error, "adapters": [f.digest for f in fine_tunes],
         "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
     return list(rows(cell, shared, found))
@@ -202,7 +201,7 @@ def tuned(cell: Cell, method: Method, bench: Bench, statistics: Mapping) -> tupl
 
     def score(candidate: dict[str, Any]) -> float:
         merged = method.with_(**candidate)(bench.updates, **statistics)
-        found = bench.scores(truncated(merged, cell.rank)[0], cell.protocol.select)
+        found = bench.scores(dict(Result(merged, cell.rank)), cell.protocol.select)
         return sum(v[t.headline] for t, (v, _) in zip(cell.tasks, found)) / len(found)
 
     best, _ = instantiate(cell.search, _partial_=True)(method.grid, score)
@@ -228,12 +227,15 @@ class Bench:
     def scores(
         self, merged: Mapping[str, Update], split: str
     ) -> list[tuple[dict[str, float], bool]]:
-        """Every task's metrics on a split, each with its own head, and whether they degenerate."""
-        shared = not per_task(merged)
-        found = []
-        with applied(self.net, dict(merged)) if shared else nullcontext():
+        """Every task's metrics on a split, each with its own head, and whether they degenerate.
+
+        The result is held whole: every module of it is computed once.
+        """
+        merged, found = dict(merged), []
+        shared = all(update.sharing != "per_task" for update in merged.values())
+        with applied(self.net, merged) if shared else nullcontext():
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
-                own = {} if shared else {k: _select(merged[k], index) for k in merged}
+                own = {} if shared else {k: update.task(index) for k, update in merged.items()}
                 batches = self.data[index].batches(split, self.batch_size)
                 with applied(self.net, own, self.heads[index]) as net:
                     found.append(scores(task, *logits(net, batches)))
@@ -243,40 +245,6 @@ class Bench:
 @lru_cache(maxsize=1)
 def _network(model, precision: str):
     return load_backbone(model, 1, precision=precision).eval()
-
-
-def _select(update: Update, task: int) -> Update:
-    return update.unstack()[task] if isinstance(update, LowRank) else update[task]
-
-
-def per_task(merged: Mapping[str, Update]) -> bool:
-    """Whether a result has a leading task axis."""
-    for update in merged.values():
-        return (update.A if isinstance(update, LowRank) else update).dim() == 3
-    return False
-
-
-def form(merged: Mapping[str, Update]) -> str:
-    """`shared` or `per_task`; `lowrank` with the largest rank of a module, or `dense`."""
-    ranks = [u.rank if isinstance(u, LowRank) else None for u in merged.values()]
-    kind = "dense" if None in ranks else f"lowrank {max(ranks, default=0)}"
-    return f"{'per_task' if per_task(merged) else 'shared'}, {kind}"
-
-
-def truncated(
-    merged: Mapping[str, Update], rank: int | None
-) -> tuple[Mapping[str, Update], float | None]:
-    """Every module at `rank` at most, and the relative error over all modules together."""
-    if rank is None:
-        return merged, None
-    if per_task(merged):
-        raise ValueError(f"rank={rank} asks to truncate a per-task result; set rank=null")
-    cut, lost, total = {}, 0.0, 0.0
-    for name, update in merged.items():
-        cut[name], error = truncate(update, rank)
-        norm = float((update.B @ update.A if isinstance(update, LowRank) else update).norm())
-        lost, total = lost + (error * norm) ** 2, total + norm**2
-    return cut, (lost / total) ** 0.5 if total else 0.0
 
 
 def identity(cell: Cell, method: Method) -> dict[str, Any]:

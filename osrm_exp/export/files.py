@@ -30,7 +30,7 @@ from osrm_exp import CONF, pipeline
 from osrm_exp.adapter import Adapter, read_adapter, stacked, write_adapter
 from osrm_exp.artifacts import Workshop
 from osrm_exp.export.card import card
-from osrm_exp.lora import LowRank, Update, balanced
+from osrm_exp.lora import Dense, LowRank, Result, Update
 from osrm_exp.model import heads_of, load_backbone, load_tokenizer
 from osrm_exp.spec import Cell, Task, cell_from
 from osrm_exp.store import Store
@@ -65,7 +65,7 @@ def export(
     if task is not None and task not in names:
         raise ValueError(f"--task {task} is not in this cell; it has: {', '.join(names)}")
     adapters = adapters_of(cell, workshop)
-    update, error = pipeline.truncated(repeated(cell, rows, adapters, workshop), rank)
+    update = repeated(cell, rows, adapters, workshop, rank)
     chosen = names.index(task) if task else None
     scratch = out.with_name(f".{out.name}.scratch")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -77,7 +77,7 @@ def export(
         for name, adapter in zip(names, adapters):
             save_file(adapter.heads, scratch / "heads" / f"{name}.safetensors")
         (scratch / "README.md").write_text(
-            card(cell, rows, rank=rank, error=error, merged=merged, task=task)
+            card(cell, rows, rank=rank, error=update.error, merged=merged, task=task)
         )
         scratch.rename(out)
     finally:
@@ -102,39 +102,42 @@ def adapters_of(cell: Cell, workshop: Workshop) -> list[Adapter]:
 
 
 def repeated(
-    cell: Cell, rows: Sequence[Row], adapters: Sequence[Adapter], workshop: Workshop
-) -> Mapping[str, Update]:
-    """The merge of a cell, once more, at the settings of its rows."""
+    cell: Cell, rows: Sequence[Row], adapters: Sequence[Adapter], workshop: Workshop,
+    rank: int | None = None,
+) -> Result:  # fmt: skip
+    """The merge of a cell, once more, at the settings of its rows and its rank, or a lower one."""
     method = pipeline.check(cell).with_(**rows[0]["settings"])
     fine_tunes = [pipeline.fine_tune(cell, task) for task in cell.tasks]
     bench = partial(pipeline.Bench, cell, adapters, workshop)
     statistics = pipeline.collect(cell, method, fine_tunes, workshop, bench)
-    result = method(stacked([adapter.updates for adapter in adapters]), **statistics)
-    if pipeline.per_task(result):
-        raise ValueError(
-            f"merge={cell.names['merge']} gives every task its own weights, which no one "
-            "adapter or checkpoint holds: export a merge without a task axis"
-        )
-    return pipeline.truncated(result, cell.rank)[0]
+    merged = method(stacked([adapter.updates for adapter in adapters]), **statistics)
+    return Result(merged, min((r for r in (cell.rank, rank) if r is not None), default=None))
+
+
+def _single(update: Update, cell: Cell) -> LowRank | Dense:
+    try:
+        return update.single
+    except ValueError as error:
+        raise ValueError(f"merge={cell.names['merge']} cannot be exported: {error}") from None
 
 
 Head = tuple[Task, Adapter] | None  # of the task whose head goes into the model
 
 
-def write_lora(folder: Path, merged: Mapping[str, Update], cell: Cell, head: Head) -> None:
+def write_lora(folder: Path, merged: Result, cell: Cell, head: Head) -> None:
     """A PEFT adapter of balanced factors, `lora_alpha = r`; `rank_pattern` where ranks differ.
 
     Raises:
         ValueError: a dense update.
     """
     factors = {}
-    for name, update in merged.items():
-        if not isinstance(update, LowRank):
+    for name, update in merged:
+        if _single(update, cell).rank is None:
             raise ValueError(
                 f"merge={cell.names['merge']} gives dense updates, which no LoRA holds exactly: "
                 "truncate them with --rank K, or write a checkpoint with --merged"
             )
-        factors[name] = balanced(update)
+        factors[name] = update.balanced()
     config: dict[str, Any] = {"base_model_name_or_path": cell.model.path}
     if head:
         config |= {"task_type": "SEQ_CLS", "modules_to_save": list(cell.model.heads)}
@@ -143,7 +146,7 @@ def write_lora(folder: Path, merged: Mapping[str, Update], cell: Cell, head: Hea
     )
 
 
-def write_checkpoint(folder: Path, merged: Mapping[str, Update], cell: Cell, head: Head) -> None:
+def write_checkpoint(folder: Path, merged: Result, cell: Cell, head: Head) -> None:
     """Base weights plus deltas in float32, so that nothing is rounded away; with the tokenizer.
 
     Without a task there is no head in it: `from_pretrained` then draws a new one.
@@ -153,9 +156,8 @@ def write_checkpoint(folder: Path, merged: Mapping[str, Update], cell: Cell, hea
     net = load_backbone(cell.model, head[0].outputs if head else 1, precision=tuning.precision)
     net = net.float()
     with torch.no_grad():
-        for name, update in merged.items():
-            delta = update.delta if isinstance(update, LowRank) else update
-            net.get_submodule(name).weight += delta.float()
+        for name, update in merged:
+            net.get_submodule(name).weight += _single(update, cell).delta.float()
     heads = tuple(f"{path}." for path in heads_of(net, cell.model))
     state = net.state_dict()
     if head:
