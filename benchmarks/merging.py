@@ -27,7 +27,7 @@ from torch import Tensor
 
 from osrm_exp import CONF
 from osrm_exp.adapter import stacked
-from osrm_exp.lora import LowRank, Update, truncate
+from osrm_exp.lora import Dense, LowRank, Update
 from osrm_exp.merging.api import configured
 
 TASKS = 8
@@ -127,13 +127,13 @@ def ours(name: str, cut: bool, given: Adapters) -> Run:
     def run() -> Iterator[Update]:
         merged = method(stacked(list(given[:2] if name == "slerp" else given)))
         for module in merged:
-            yield truncate(merged[module], rank)[0] if cut else merged[module]
+            yield merged[module].single.truncate(rank) if cut else merged[module]
 
     return run
 
 
 def dense(name: str, given: Adapters) -> Run:
-    return lambda: (DENSE[name](updates.delta) for updates in stacked(list(given)).values())
+    return lambda: (Dense(DENSE[name](u.delta)) for u in stacked(list(given)).values())
 
 
 def in_peft(name: str, given: Adapters) -> Run:
@@ -185,7 +185,7 @@ def cost(work: Prepare, model: Model, modules: list[str], threads: int) -> tuple
     while not times or (len(times) < 5 and sum(times) < 2):
         start = time.perf_counter()
         for update in run():
-            form = f"rank {update.rank}" if isinstance(update, LowRank) else "dense"
+            form = "dense" if update.rank is None else f"rank {update.rank}"
             del update  # lazy results are held one at a time
         times.append(time.perf_counter() - start)
         peak = peak or high_water()
@@ -200,7 +200,7 @@ def difference(mine: Prepare, peer: Prepare) -> float:
     torch.set_num_threads(1)
     given = adapters(SMALL, ["q0"], torch.float64)
     pair = [next(iter(run())) for run in (mine(given), peer(given))]
-    a, b = (u.delta if isinstance(u, LowRank) else u for u in pair)
+    a, b = (u.single.delta for u in pair)
     return ((a - b).norm() / b.norm()).item()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from transformers import (
 from transformers.utils import logging
 
 from osrm_exp.hub import fetched, first_line
-from osrm_exp.lora import LowRank, Update
+from osrm_exp.lora import Update
 from osrm_exp.spec import Model
 
 logging.set_verbosity_error()  # a new head is expected here, not news
@@ -144,14 +144,14 @@ def applied(
 ) -> Iterator[nn.Module]:
     """The network with updates and heads in place, for as long as the context lasts.
 
-    An update is added to its module's output, `y + B (A x)` or `y + delta x`, in float32: base
-    weights are never touched and no bf16 rounding of `W + delta` occurs.
+    An update is added to its module's output, in float32: base weights are never touched and no
+    bf16 rounding of `W + delta` occurs.
     """
     hooks, originals = [], {}
     try:
         for name, update in updates.items():
             module = net.get_submodule(name)
-            hooks.append(module.register_forward_hook(_adder(update, module)))
+            hooks.append(module.register_forward_hook(_adding(update, module)))
         for path, head in (heads or {}).items():
             originals[path] = net.get_submodule(path)
             net.set_submodule(path, head.to(next(net.parameters()).device))
@@ -163,13 +163,9 @@ def applied(
             net.set_submodule(path, head)
 
 
-def _adder(update: Update, module: nn.Module):
-    where = {"device": module.weight.device, "dtype": torch.float32}
-    if isinstance(update, LowRank):
-        A, B = update.A.to(**where), update.B.to(**where)
-        return lambda _, args, out: (out + (args[0].float() @ A.mT) @ B.mT).to(out.dtype)
-    delta = update.to(**where)
-    return lambda _, args, out: (out + args[0].float() @ delta.mT).to(out.dtype)
+def _adding(update: Update, module: nn.Module) -> Callable:
+    placed = update.to(module.weight.device, torch.float32)
+    return lambda _, args, out: placed.added(args[0], out)
 
 
 @torch.inference_mode()

@@ -134,7 +134,7 @@ def test_an_adapter_without_a_module_has_rank_zero_there():
     one = LowRank(torch.randn(2, 5), torch.randn(3, 2))
     stacks = stacked([{"q": one}, {"q": one, "v": one}])
     assert stacks["v"].ranks == (0, 2) and stacks["q"].ranks == (2, 2)
-    assert torch.equal(stacks["v"].concat().delta, one.delta)
+    assert torch.equal(stacks["v"].total().delta, one.delta)
 
 
 @pytest.fixture

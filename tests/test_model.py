@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from osrm_exp.lora import LowRank
+from osrm_exp.lora import Dense, LowRank
 from osrm_exp.model import adapted_modules, applied, heads_of, load_backbone, new_heads, skeleton
 
 
@@ -71,7 +71,7 @@ def test_a_small_update_of_a_bf16_network_is_not_rounded_away():
     x = torch.randn(4, 16, dtype=torch.bfloat16)
     update = LowRank(torch.randn(2, 16), torch.randn(16, 2) * 1e-3)
     exact = (layer(x).float() + x.float() @ update.delta.mT).bfloat16()
-    for form in (update, update.delta):
+    for form in (update, Dense(update.delta)):
         with applied(net, {"layer": form}):
             assert torch.equal(layer(x), exact)
     assert not torch.equal(layer(x), exact)

@@ -53,6 +53,6 @@ def test_an_arm_has_its_own_learning_rate_and_the_setup_of_all(cell):
         (["+tuning.per_init={nobody: {}}"], "'nobody'"),
     ],
 )
-def test_an_unknown_arm_is_named(cell, overrides, sentence):
+def test_an_unknown_arm_is_named(cell, override, sentence):
     with pytest.raises(ValueError, match=sentence):
-        cell("roberta", *overrides)
+        cell("roberta", override)

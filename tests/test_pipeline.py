@@ -79,15 +79,9 @@ def test_search_takes_the_best_candidate(cell, workshop, monkeypatch):
     def scores(self, merged, split):
         seen.append(split)
         value = next(values) if split == "tune" else 0.5
+        zero = np.zeros(1)
         return [
-            Scored(
-                {t.headline: value, "f1": 0.0},
-                dict.fromkeys((t.headline, "f1"), 0.0),
-                False,
-                0.5,
-                np.zeros(1),
-                np.zeros(1),
-            )
+            Scored({t.headline: value}, {t.headline: 0.0}, False, 0.5, zero, zero)
             for t in self.tasks
         ]
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import RANK_CUT, Cores, LowRank, Update, cores
+from osrm_exp.lazy import Lazy
+from osrm_exp.lora import RANK_CUT, Cores, Dense, Lost, LowRank, Update, cores
 from osrm_exp.merging.elementwise import ties
 from osrm_exp.merging.linear import task_arithmetic
-from osrm_exp.merging.spaces import Lazy, Merged
+from osrm_exp.merging.spaces import Merged
 from osrm_exp.merging.triplets import trained
 
 
@@ -42,10 +44,11 @@ def compressed(rule: Callable[..., Merged]) -> Callable[..., Mapping[str, Update
         **hyperparameters,
     ) -> Mapping[str, Update]:
         found = {m: compress(stack, rank, beta, sweeps, tol) for m, stack in updates.items()}
-        merged = rule({module: part.core for module, part in found.items()}, **hyperparameters)
+        merged = rule({m: Dense(small.core) for m, (small, _) in found.items()}, **hyperparameters)
 
         def lift(module: str) -> LowRank:
-            return found[module].lift(merged[module]).to(updates[module].A.dtype)
+            small, lost = found[module]
+            return replace(small.lift(merged[module].delta), lost=lost).to(updates[module].dtype)
 
         return Lazy(found, lift)
 
@@ -57,10 +60,13 @@ def compressed(rule: Callable[..., Merged]) -> Callable[..., Mapping[str, Update
     return method
 
 
-def compress(stack: LowRank, rank: int | None, beta: float, sweeps: int, tol: float) -> Cores:
+def compress(
+    stack: LowRank, rank: int | None, beta: float, sweeps: int, tol: float
+) -> tuple[Cores, Lost]:
     """Common subspaces of all tasks, `delta_t ~ U @ core_t @ V.T` with `core [task, rank, rank]`.
 
     The subspaces fit the deltas with their norms drawn together, the cores are the deltas' own.
+    What is lost is told of the tasks' sum.
     """
     full = cores(stack)
     norms = full.core.flatten(1).norm(dim=1)
@@ -68,7 +74,9 @@ def compress(stack: LowRank, rank: int | None, beta: float, sweeps: int, tol: fl
     scale = torch.where(own, beta + (1 - beta) * norms[own].sum() / own.sum() / norms, 1)
     width = min(max(stack.ranks) if rank is None else rank, *full.core.shape[1:])
     U, V = subspaces(full.core * scale[:, None, None], width, sweeps, tol)
-    return Cores(full.U @ U, U.mT @ full.core @ V, full.V @ V)
+    core, total = U.mT @ full.core @ V, full.core.sum(0)
+    lost = (total - U @ core.sum(0) @ V.mT).norm().item(), total.norm().item()
+    return Cores(full.U @ U, core, full.V @ V), lost
 
 
 def subspaces(core: Tensor, rank: int, sweeps: int, tol: float) -> tuple[Tensor, Tensor]:

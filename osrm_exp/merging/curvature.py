@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import LowRank, Update
+from osrm_exp.lazy import Lazy
+from osrm_exp.lora import Dense, LowRank, Update
 from osrm_exp.merging.geometry import task_weights
-from osrm_exp.merging.spaces import Lazy
 
 
 def fisher(
@@ -47,10 +47,10 @@ def fisher(
         shares = shares / torch.where(norms > 0, norms, 1)  # a task without Fisher has its floor
     shares = shares / shares.max()  # keeps tiny Fishers and their weights far from underflow
 
-    def compute(module: str) -> Tensor:
+    def compute(module: str) -> Dense:
         stack = updates[module]
         check_shape("fisher", module, values := fisher[module], tasks, *stack.shape)
-        return _fisher_mean(stack, values, shares.tolist(), floor, flooring)
+        return Dense(_fisher_mean(stack, values, shares.tolist(), floor, flooring))
 
     return Lazy(updates, compute)
 
@@ -93,14 +93,15 @@ def mats(
         tol: stops where the residual is below this share of the right-hand side.
     """
 
-    def compute(module: str) -> Tensor:
+    def compute(module: str) -> Dense:
         stack = updates[module]
         inner, outer = gram[module], output_gram[module]
         check_shape("gram", module, inner, len(stack), stack.shape[1], stack.shape[1])
         check_shape("output_gram", module, outer, len(stack), stack.shape[0], stack.shape[0])
         exact = stack.to(torch.float64)
         inner, outer = inner.to(exact.A), outer.to(exact.A)
-        return _solve_kronecker(exact, inner, outer, scaling, iterations, tol).to(stack.A)
+        solved = _solve_kronecker(exact, inner, outer, scaling, iterations, tol)
+        return Dense(solved.to(stack.A))
 
     return Lazy(updates, compute)
 

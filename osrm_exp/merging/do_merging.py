@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import RANK_CUT, LowRank, Update, balanced
+from osrm_exp.lora import RANK_CUT, LowRank, Update
 
 
 def do_merging(
@@ -36,7 +36,7 @@ def do_merging(
     """
     merged = {}
     for module, stack in updates.items():
-        tasks = [balanced(update) for update in stack.unstack()]
+        tasks = [update.balanced() for update in stack.unstack()]
         As = pulled_apart([u.A for u in tasks], gamma=gamma, steps=steps, lr=lr)
         Bs = pulled_apart([u.B.mT for u in tasks], gamma=gamma, steps=steps, lr=lr)
         pairs = [LowRank(A, B.mT) for A, B in zip(As, Bs)]

@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import RANK_CUT, LowRank, Update, basis
+from osrm_exp.lazy import Lazy
+from osrm_exp.lora import RANK_CUT, Dense, LowRank, Update, basis
 from osrm_exp.merging.geometry import inner_products, row_products
 from osrm_exp.merging.selection import trim_threshold
-from osrm_exp.merging.spaces import Lazy
 from osrm_exp.merging.streams import stream
 from osrm_exp.merging.triplets import head, trained, triplets
 
@@ -58,7 +58,11 @@ def doge_ta_sgd(
     The modification has rank `R` and its rows lie in the tasks' row spaces; the steps cost
     `R x R` products. `lr` is a share of the largest step that is sure to lower the loss.
     """
-    return _doge(updates, eta, density, subspace, partial(descent, iterations=iterations, lr=lr))
+
+    def modify(stack: LowRank, weights: Tensor, Q: Tensor) -> Tensor:
+        return descent(stack, weights, Q, iterations=iterations, lr=lr).delta
+
+    return _doge(updates, eta, density, subspace, modify)
 
 
 def _doge(
@@ -66,24 +70,23 @@ def _doge(
     eta: float,
     density: float,
     subspace: int,
-    modify: Callable[[LowRank, Tensor, Tensor], Update],
-) -> Lazy:
+    modify: Callable[[LowRank, Tensor, Tensor], Tensor],
+) -> Lazy[Dense]:
     precise = {module: stack.to(torch.float64) for module, stack in updates.items()}
     parts = {module: stream(stack) for module, stack in precise.items()}
     threshold = trim_threshold(list(parts.values()), density, "kthvalue", None)
 
-    def compute(module: str) -> Tensor:
+    def compute(module: str) -> Dense:
         stack = precise[module]
         weights = balancing(stack, eta)
         change = modify(stack, weights, shared_space(stack, subspace))
-        change = change.delta if isinstance(change, LowRank) else change
         merged, start = torch.empty_like(change), 0
         for block in parts[module].blocks():  # read as the threshold was, to the last bit
             rows = slice(start, start + block.shape[1])
             kept = (block.abs() >= threshold[:, None, None]) * weights[:, None, None]
             merged[rows] = (kept * (block + change[rows])).sum(0)
             start = rows.stop
-        return merged.to(updates[module].A.dtype)
+        return Dense(merged.to(updates[module].dtype))
 
     return Lazy(updates, compute)
 
@@ -106,13 +109,13 @@ def shared_space(stack: LowRank, subspace: int) -> Tensor:
 
 def loss(stack: LowRank, weights: Tensor, change: Tensor) -> Tensor:
     """The tasks' loss with the modification `change [out, in]`, a scalar."""
-    images = change @ stack.concat().A.mT
+    images = change @ stack.total().A.mT
     return (_residuals(stack, weights)(images) ** 2).sum()
 
 
 def adam(stack: LowRank, weights: Tensor, Q: Tensor, *, iterations: int, lr: float) -> Tensor:
     """The modification `[out, in]` by Adam from 0, with gradients orthogonal to Q."""
-    A, gradient = stack.concat().A, _gradient(stack, weights, Q)
+    A, gradient = stack.total().A, _gradient(stack, weights, Q)
     change = A.new_zeros(stack.shape)
     optimizer = torch.optim.Adam([change], lr=lr)
     for _ in range(iterations):
@@ -123,7 +126,7 @@ def adam(stack: LowRank, weights: Tensor, Q: Tensor, *, iterations: int, lr: flo
 
 def descent(stack: LowRank, weights: Tensor, Q: Tensor, *, iterations: int, lr: float) -> LowRank:
     """The modification by gradient descent, as coefficients `[out, R]` on the rows of all A."""
-    A, gradient = stack.concat().A, _gradient(stack, weights, Q)
+    A, gradient = stack.total().A, _gradient(stack, weights, Q)
     kernel = A @ A.mT
     # of every row, the trace bounds the largest curvature
     rows = row_products(stack).diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -137,7 +140,7 @@ def descent(stack: LowRank, weights: Tensor, Q: Tensor, *, iterations: int, lr: 
 
 def _gradient(stack: LowRank, weights: Tensor, Q: Tensor) -> Callable[[Tensor], Tensor]:
     """`change @ A.T [out, R]` -> coefficients `[out, R]` on A's rows of the projected gradient."""
-    B, residuals = stack.concat().B, _residuals(stack, weights)
+    B, residuals = stack.total().B, _residuals(stack, weights)
     ranks = torch.tensor(stack.ranks, device=B.device)
 
     def gradient(images: Tensor) -> Tensor:
@@ -150,7 +153,7 @@ def _gradient(stack: LowRank, weights: Tensor, Q: Tensor) -> Callable[[Tensor], 
 
 def _residuals(stack: LowRank, weights: Tensor) -> Callable[[Tensor], Tensor]:
     """`change @ A.T [out, R]` -> `<delta_j, delta_j - merged>` of every row, `[out, task]`."""
-    B, products = stack.concat().B, row_products(stack)
+    B, products = stack.total().B, row_products(stack)
     start = products.diagonal(dim1=-2, dim2=-1) - products @ weights
     alive = weights > 0
     owner = torch.block_diag(*(B.new_ones(rank, 1) for rank in stack.ranks))  # [R, task]

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import LowRank, Update, truncate
+from osrm_exp.lora import LowRank, Update
 from osrm_exp.merging.geometry import combine, task_weights
 
 PerTask = Sequence[float] | None  # one number a task, null for 1 each
@@ -43,8 +43,7 @@ def peft_svd(
     merged = {}
     for module, stack in updates.items():
         rank = svd_rank if svd_rank is not None else max(stack.ranks)
-        nearest, _ = truncate(_weighted(stack, weights), rank)
-        merged[module] = nearest.to(stack.A.dtype) * scaling
+        merged[module] = _weighted(stack, weights).truncate(rank).to(stack.dtype) * scaling
     return merged
 
 

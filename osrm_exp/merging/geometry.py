@@ -35,7 +35,7 @@ def slerp(
 
 def _slerp(stack: LowRank, t: float, dot_threshold: float) -> LowRank:
     if len(stack) == 1:
-        return stack.concat()
+        return stack.total()
     if len(stack) > 2:
         raise ValueError(f"slerp joins two tasks, got {len(stack)}: use karcher for more")
     cosine = _cosines(inner_products(stack))[0, 1]
@@ -130,7 +130,7 @@ def _model_stock(stack: LowRank, filter_wise: bool, clamp: bool) -> LowRank:
 
 def inner_products(stack: LowRank) -> Tensor:
     """Frobenius products `<delta_i, delta_j>` as `[task, task]`, float64, without the deltas."""
-    together = stack.concat().to(torch.float64)
+    together = stack.total().to(torch.float64)
     units = (together.B.mT @ together.B) * (together.A @ together.A.mT)  # of rank-1 units, [R, R]
     owner = _owner(stack)
     return owner @ units @ owner.mT
@@ -138,7 +138,7 @@ def inner_products(stack: LowRank) -> Tensor:
 
 def row_products(stack: LowRank) -> Tensor:
     """Products of the deltas' rows as `[out, task, task]`, float64, without the deltas."""
-    together, owner = stack.concat().to(torch.float64), _owner(stack)
+    together, owner = stack.total().to(torch.float64), _owner(stack)
     kernel = together.A @ together.A.mT
     rows = [
         ((u.B.double() @ kernel[block]) * together.B) @ owner.mT
@@ -149,7 +149,7 @@ def row_products(stack: LowRank) -> Tensor:
 
 def combine(stack: LowRank, coefficients: Tensor) -> LowRank:
     """`sum_t coefficients[t] * delta_t`, exact at rank `R`."""
-    return LowRank(stack.A, stack.B * coefficients[:, None, None].to(stack.B), stack.ranks).concat()
+    return LowRank(stack.A, stack.B * coefficients[:, None, None].to(stack.B), stack.ranks).total()
 
 
 def task_weights(weights: Sequence[float] | None, tasks: int) -> list[float]:

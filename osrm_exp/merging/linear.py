@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from osrm_exp.lora import LowRank
 from osrm_exp.merging.spaces import Merged, Stacks, in_space
 
@@ -13,18 +11,13 @@ from osrm_exp.merging.spaces import Merged, Stacks, in_space
 @in_space
 def task_arithmetic(stacks: Stacks, *, scaling: float) -> Merged:
     """`scaling * sum_t delta_t`. Ilharco et al., ICLR 2023, arXiv 2212.04089."""
-    return {module: _sum(stack, scaling) for module, stack in stacks.items()}
+    return {module: stack.total() * scaling for module, stack in stacks.items()}
 
 
 @in_space
 def average(stacks: Stacks) -> Merged:
     """`sum_t delta_t / T`. Model soups, Wortsman et al., ICML 2022, arXiv 2203.05482."""
-    return {module: _sum(stack, 1 / len(stack)) for module, stack in stacks.items()}
-
-
-def _sum(stack: LowRank | Tensor, scaling: float) -> LowRank | Tensor:
-    """Factors are summed by concatenation: rank `R`, no arithmetic, exact."""
-    return stack.concat() * scaling if isinstance(stack, LowRank) else stack.sum(0) * scaling
+    return {module: stack.total() * (1 / len(stack)) for module, stack in stacks.items()}
 
 
 def individual(updates: Mapping[str, LowRank], /) -> Mapping[str, LowRank]:

@@ -54,7 +54,7 @@ def canonical_units(stack: LowRank) -> tuple[Tensor, Tensor]:
 
     `(a, b)` and `(c a, b / c)` are the same unit: the largest entry of `a` is made positive too.
     """
-    together = stack.concat().to(torch.float64)
+    together = stack.total().to(torch.float64)
     a, b = together.A, together.B.mT
     norms_a, norms_b = a.norm(dim=1), b.norm(dim=1)
     alive = norms_a * norms_b > 0

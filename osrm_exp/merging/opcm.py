@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import RANK_CUT, Update, svd
+from osrm_exp.lora import RANK_CUT, Dense, LowRank, svd
 from osrm_exp.merging.spaces import Merged, Stacks, in_space
-from osrm_exp.merging.triplets import coordinates, dense, trained
+from osrm_exp.merging.triplets import dense, trained
 
 
 @in_space
@@ -28,13 +28,13 @@ def opcm(stacks: Stacks, *, alpha: float, seed: int | None) -> Merged:
     Raises:
         ValueError: alpha is out of range.
     """
-    found = {module: coordinates(stack) for module, stack in stacks.items()}
+    found = {module: stack.coordinates() for module, stack in stacks.items()}
     merged = in_turn({module: tasks for module, (tasks, _) in found.items()}, alpha, seed, RANK_CUT)
     return {module: lift(merged[module]) for module, (_, lift) in found.items()}
 
 
 def in_turn(
-    tasks: Mapping[str, Sequence[Update]], alpha: float, seed: int | None, cut: float
+    tasks: Mapping[str, Sequence[LowRank | Dense]], alpha: float, seed: int | None, cut: float
 ) -> dict[str, Tensor]:
     """The merge of all tasks, `[m, n]` a module, in the coordinates of `tasks`."""
     if not 0 <= alpha < 1:

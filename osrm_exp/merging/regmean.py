@@ -71,7 +71,7 @@ def _regmean(
     if failed:
         raise ValueError(f"the summed gram of {module} is singular: set ridge above {ridge}")
     A = torch.cholesky_solve(torch.cat(right).mT, factor).mT
-    return LowRank(A.to(stack.A), stack.concat().B)
+    return LowRank(A.to(stack.A), stack.total().B)
 
 
 class PrefixGrams(Protocol):

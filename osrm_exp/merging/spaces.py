@@ -8,37 +8,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from osrm_exp import lora
-from osrm_exp.lora import LowRank, Update
+from osrm_exp.lazy import Lazy
+from osrm_exp.lora import Dense, LowRank, Update
 
 ROUNDING = 1e-12  # share of a task's norm below which a float64 coordinate is rounding
 
-Stacks = Mapping[str, LowRank | Tensor]  # [task, m, n] a module, as factors or as numbers
-Merged = Mapping[str, LowRank | Tensor]  # [*, m, n] a module; `*`: nothing, or task
-
-
-class Lazy(Mapping[str, Update]):
-    """A mapping whose items are computed on every access and never kept."""
-
-    def __init__(self, modules: Iterable[str], compute: Callable[[str], Update]) -> None:
-        self._modules, self._compute = dict.fromkeys(modules), compute
-
-    def __getitem__(self, module: str) -> Update:
-        if module not in self._modules:
-            raise KeyError(module)
-        return self._compute(module)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)
+Stacks = Mapping[str, LowRank | Dense]  # [task, m, n] a module, as factors or as numbers
+Merged = Mapping[str, LowRank | Dense]  # [*, m, n] a module; `*`: nothing, or task
 
 
 class Coordinates(NamedTuple):
@@ -67,13 +50,7 @@ def knots(updates: Mapping[str, LowRank]) -> Coordinates:
         stacks[module] = LowRank(update.A, coordinates.to(update.B), update.ranks)
         bases[module] = U.to(update.B)
 
-    def lift(module: str, merged: LowRank | Tensor) -> LowRank:
-        U = bases[module]
-        if isinstance(merged, LowRank):
-            return LowRank(merged.A, U @ merged.B)
-        return LowRank(merged, U.expand(*merged.shape[:-2], *U.shape))
-
-    return Coordinates(stacks, lambda merged: _each(lift, merged))
+    return Coordinates(stacks, lambda merged: _each(lambda m, Z: Z.lifted(bases[m]), merged))
 
 
 def _left_singular(update: LowRank) -> Tensor:
@@ -92,16 +69,16 @@ def core(updates: Mapping[str, LowRank]) -> Coordinates:
     stacks, bases = {}, {}
     for module, update in updates.items():
         U, C, V = lora.cores(update)
-        stacks[module] = C = _without_rounding(C).to(update.A)
-        bases[module] = lora.Cores(U.to(C), C, V.to(C))
-    return Coordinates(stacks, lambda merged: _each(lambda m, C: bases[m].lift(C), merged))
+        C = _without_rounding(C).to(update.A)
+        stacks[module], bases[module] = Dense(C), lora.Cores(U.to(C), C, V.to(C))
+    return Coordinates(stacks, lambda merged: _each(lambda m, C: bases[m].lift(C.delta), merged))
 
 
 def core_balanced(updates: Mapping[str, LowRank]) -> Coordinates:
     """`core` of balanced adapters, `B = U sqrt(S)`, `A = sqrt(S) Vh`: depends on deltas only."""
     return core(
         {
-            module: lora.stack([lora.balanced(u) for u in update.unstack()]).to(update.A)
+            module: lora.stack([u.balanced() for u in update.unstack()]).to(update.A)
             for module, update in updates.items()
         }
     )
@@ -122,10 +99,10 @@ def factors(updates: Mapping[str, LowRank]) -> Coordinates:
                 f"{module} has adapters of ranks {update.ranks}, whose factors cannot be added: "
                 "choose the space delta, knots or core"
             )
-        stacks |= {f"{module}.A": update.A, f"{module}.B": update.B}
+        stacks |= {f"{module}.A": Dense(update.A), f"{module}.B": Dense(update.B)}
 
     def lift(merged: Merged) -> Mapping[str, Update]:
-        return Lazy(updates, lambda m: LowRank(merged[f"{m}.A"], merged[f"{m}.B"]))
+        return Lazy(updates, lambda m: LowRank(merged[f"{m}.A"].delta, merged[f"{m}.B"].delta))
 
     return Coordinates(stacks, lift)
 
@@ -139,7 +116,7 @@ def _without_rounding(coordinates: Tensor) -> Tensor:
     return coordinates.masked_fill(coordinates.abs() <= floor, 0)
 
 
-def _each(lift: Callable[[str, LowRank | Tensor], Update], merged: Merged) -> Lazy:
+def _each(lift: Callable[[str, LowRank | Dense], Update], merged: Merged) -> Lazy[Update]:
     return Lazy(merged, lambda module: lift(module, merged[module]))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import RANK_CUT, SVD, Update, svd
+from osrm_exp.lora import RANK_CUT, SVD, Dense, LowRank, svd
 from osrm_exp.merging.spaces import Merged, Stacks, in_space
 from osrm_exp.merging.triplets import (
     above,
@@ -22,12 +22,9 @@ from osrm_exp.merging.triplets import (
     dense,
     flat,
     head,
-    like,
     rotated,
-    total,
     trained,
     triplets,
-    without,
 )
 
 
@@ -39,8 +36,10 @@ def iso_c(stacks: Stacks, *, scaling: float) -> Merged:
     arXiv 2502.04959, alg. 1, in the core: the paper's mean runs over `min(out, in)` directions, all
     but `R` of them arbitrary, so its `scaling` is not comparable.
     """
-    flattened = {m: like(flat(total(stack), RANK_CUT), stack) for m, stack in stacks.items()}
-    return {module: merged * scaling for module, merged in flattened.items()}
+    return {
+        module: flat(stack.total().svd()).to(stack.dtype) * scaling
+        for module, stack in stacks.items()
+    }
 
 
 @in_space
@@ -94,10 +93,10 @@ def tsv(stacks: Stacks, *, components: int | None, isotropic: bool, scaling: flo
         isotropic: the result's singular values become their mean (TSV + Iso of Core Space).
     """
 
-    def rule(tasks: list[Update]) -> Tensor:
+    def rule(tasks: Sequence[LowRank | Dense]) -> Tensor:
         parts = [head(part, components) for part in triplets(tasks, RANK_CUT)]
         merged = decorrelated(parts, RANK_CUT)
-        return flat(merged, RANK_CUT).delta if isotropic else merged
+        return flat(svd(merged)).delta if isotropic else merged
 
     return {module: rotated(stack, rule) * scaling for module, stack in stacks.items()}
 
@@ -111,17 +110,17 @@ def cart(stacks: Stacks, *, density: float, mu: float, scaling: float) -> Merged
     arXiv 2412.12153.
     """
 
-    def rule(tasks: list[Update], size: int) -> Tensor:
+    def rule(tasks: Sequence[LowRank | Dense], size: int) -> Tensor:
         deltas = dense(tasks)
         mean, count = deltas.mean(0), math.ceil(density * size)
         leading = [head(svd(delta - mean, cut=0), count) for delta in deltas]
         return mean + mu * sum((part.U * part.S) @ part.Vh for part in leading)
 
-    return {m: rotated(s, rule, min(s.shape[-2:])) * scaling for m, s in stacks.items()}
+    return {m: rotated(s, rule, min(s.shape)) * scaling for m, s in stacks.items()}
 
 
 def common_and_own(
-    tasks: Sequence[Update], share: Callable[[int, int], tuple[int, int]], cut: float
+    tasks: Sequence[LowRank | Dense], share: Callable[[int, int], tuple[int, int]], cut: float
 ) -> Tensor:
     """Directions of the sum and of every task's remainder, decorrelated and equally strong.
 
@@ -136,7 +135,7 @@ def common_and_own(
     common, own = share(min(deltas.shape[1:]), len(tasks))
     parts = [head(svd(deltas.sum(0), cut), common)]
     for task in tasks:
-        remainder = above(svd(without(parts[0].U, task), cut=0), cut * norms.max().item())
+        remainder = above(task.without(parts[0].U).svd(cut=0), cut * norms.max().item())
         parts.append(head(remainder, own))
     mean = torch.cat([part.S for part in parts]).mean()
     return decorrelated([SVD(U, torch.full_like(S, mean), Vh) for U, S, Vh in parts], cut)

@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import LowRank, Update
+from osrm_exp.lazy import Lazy
+from osrm_exp.lora import Dense, LowRank, Update, svd
 from osrm_exp.merging.opcm import in_turn
-from osrm_exp.merging.spaces import Lazy
 from osrm_exp.merging.spectral import common_and_own, filled
 from osrm_exp.merging.triplets import decorrelated, flat, head, triplets
 
 
 def iso_c_dense(updates: Mapping[str, LowRank], /, *, scaling: float) -> Mapping[str, Update]:
     """`spectral.iso_c` with the mean over `min(out, in)` singular values, as released."""
-    return _each(updates, lambda stack: scaling * flat(stack.concat().delta, cut=0).delta)
+    return _each(updates, lambda stack: scaling * flat(svd(stack.total().delta, cut=0)).delta)
 
 
 def iso_cts_dense(
@@ -33,7 +33,7 @@ def iso_cts_dense(
     def share(size: int, tasks: int) -> tuple[int, int]:
         return filled(size, tasks, common_space_fraction)
 
-    return _each(updates, lambda stack: scaling * common_and_own(stack.delta, share, cut=0))
+    return _each(updates, lambda stack: scaling * common_and_own(_numbers(stack), share, cut=0))
 
 
 def tsv_dense(updates: Mapping[str, LowRank], /, *, scaling: float) -> Mapping[str, Update]:
@@ -41,7 +41,7 @@ def tsv_dense(updates: Mapping[str, LowRank], /, *, scaling: float) -> Mapping[s
 
     def merge(stack: LowRank) -> Tensor:
         count = min(stack.shape) // len(stack)
-        parts = [head(part, count) for part in triplets(stack.delta, cut=0)]
+        parts = [head(part, count) for part in triplets(_numbers(stack), cut=0)]
         return scaling * decorrelated(parts, cut=0)
 
     return _each(updates, merge)
@@ -54,16 +54,20 @@ def opcm_dense(
 
     All modules' dense deltas are in memory at once: every step rescales the whole model.
     """
-    tasks = {module: list(stack.to(torch.float64).delta) for module, stack in updates.items()}
+    tasks = {module: _numbers(stack.to(torch.float64)) for module, stack in updates.items()}
     merged = in_turn(tasks, alpha, seed, cut=0)
-    return {module: merged[module].to(stack.A.dtype) for module, stack in updates.items()}
+    return {module: Dense(merged[module].to(stack.dtype)) for module, stack in updates.items()}
 
 
-def _each(updates: Mapping[str, LowRank], merge: Callable[[LowRank], Tensor]) -> Lazy:
+def _numbers(stack: LowRank) -> list[Dense]:
+    return Dense(stack.delta).unstack()
+
+
+def _each(updates: Mapping[str, LowRank], merge: Callable[[LowRank], Tensor]) -> Lazy[Dense]:
     """`merge(stack)` of a module when it is asked for, in float64."""
 
-    def compute(module: str) -> Tensor:
+    def compute(module: str) -> Dense:
         stack = updates[module]
-        return merge(stack.to(torch.float64)).to(stack.A.dtype)
+        return Dense(merge(stack.to(torch.float64)).to(stack.dtype))
 
     return Lazy(updates, compute)

@@ -13,8 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
-from osrm_exp.lora import LowRank
-from osrm_exp.merging.spaces import Lazy, Stacks
+from osrm_exp.lazy import Lazy
+from osrm_exp.lora import Dense, LowRank
+from osrm_exp.merging.spaces import Stacks
 
 BLOCK = 2**21  # numbers in a block: few enough for a cache, many enough for threads
 Measure = TypeVar("Measure")
@@ -46,36 +47,27 @@ class Stream:
         )
 
 
-def stream(stack: LowRank | Tensor) -> Stream:
+def stream(stack: LowRank | Dense) -> Stream:
     """Read a stack given as factors or as numbers."""
-    factored = isinstance(stack, LowRank)
-    tasks, m, n = (len(stack), *stack.shape) if factored else stack.shape
+    tasks, m, n = len(stack), *stack.shape
     rows = max(1, BLOCK // max(1, tasks * n))
 
     def blocks() -> Iterator[Tensor]:
-        buffer = None
+        buffer = None  # one for all full blocks: fresh memory costs more
         for start in range(0, max(m, 1), rows):
-            part = slice(start, start + rows)
-            if not factored:
-                yield stack[:, part].clone()
-            elif start + rows <= m:  # one buffer for all full blocks: fresh memory costs more
-                buffer = stack.A.new_empty(tasks, rows, n) if buffer is None else buffer
-                yield torch.bmm(stack.B[:, part], stack.A, out=buffer)
-            else:
-                yield stack.B[:, part] @ stack.A
+            full = start + rows <= m
+            block = stack.rows(slice(start, start + rows), out=buffer if full else None)
+            buffer = block if full else buffer
+            yield block
 
     def sample(count: int, generator: Generator) -> Tensor:
         if not m * n:
             return torch.zeros(tasks, 0)
         i = torch.randint(m, (count,), generator=generator)
         j = torch.randint(n, (count,), generator=generator)
-        if not factored:
-            return stack[:, i, j]
-        pairs = zip(stack.B, stack.A.mT.contiguous())
-        return torch.stack([(B[i] * A[j]).sum(-1) for B, A in pairs])
+        return stack.entries(i, j)
 
-    dtype = stack.A.dtype if factored else stack.dtype
-    return Stream((tasks, m, n), dtype, blocks, sample)
+    return Stream((tasks, m, n), stack.dtype, blocks, sample)
 
 
 def streams(stacks: Stacks) -> dict[str, Stream]:
@@ -105,10 +97,10 @@ def per_group(
     raise ValueError(f"granularity {granularity!r} is unknown: choose global or tensor")
 
 
-def blockwise(parts: Mapping[str, Stream], merge: Callable[[str, Tensor], Tensor]) -> Lazy:
+def blockwise(parts: Mapping[str, Stream], merge: Callable[[str, Tensor], Tensor]) -> Lazy[Dense]:
     """`merge(module, block [task, rows, n]) -> [*, rows, n]` on every block, module by module."""
 
-    def compute(module: str) -> Tensor:
+    def compute(module: str) -> Dense:
         done, start = None, 0
         for block in parts[module].blocks():
             merged = merge(module, block)
@@ -116,6 +108,6 @@ def blockwise(parts: Mapping[str, Stream], merge: Callable[[str, Tensor], Tensor
                 done = merged.new_empty(*merged.shape[:-2], *parts[module].shape[1:])
             done[..., start : start + merged.shape[-2], :] = merged
             start += merged.shape[-2]
-        return done
+        return Dense(done)
 
     return Lazy(parts, compute)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import RANK_CUT, LowRank, Update
-from osrm_exp.merging.spaces import Lazy, Merged, Stacks, in_space
+from osrm_exp.lazy import Lazy
+from osrm_exp.lora import RANK_CUT, Dense, LowRank, Update
+from osrm_exp.merging.spaces import Merged, Stacks, in_space
 from osrm_exp.merging.triplets import rotated, triplets
 
 
@@ -23,7 +24,7 @@ def wudi(stacks: Stacks, *, scaling: float) -> Merged:
     return {module: rotated(stack, closed_form) * scaling for module, stack in stacks.items()}
 
 
-def closed_form(tasks: Sequence[Update]) -> Tensor:
+def closed_form(tasks: Sequence[LowRank | Dense]) -> Tensor:
     """X from its least-squares equations `X V_t S_t / |S_t| = U_t S_t^2 / |S_t|`, tasks stacked.
 
     No gram is formed: that would square the condition number.
@@ -51,16 +52,16 @@ def wudi_adam(
     rank. Its steps have the length `lr` whatever the scale of the deltas.
     """
 
-    def compute(module: str) -> Tensor:
+    def compute(module: str) -> Dense:
         merged = _adam(updates[module].to(torch.float64), iterations, lr=lr, betas=betas, eps=eps)
-        return (scaling * merged).to(updates[module].A.dtype)
+        return Dense((scaling * merged).to(updates[module].dtype))
 
     return Lazy(updates, compute)
 
 
 def _adam(stack: LowRank, iterations: int, **settings) -> Tensor:
     """The sum of the deltas and what Adam changes of it, kept apart: one task's change is 0."""
-    together, weights, own = stack.concat(), [], []
+    together, weights, own = stack.total(), [], []
     for update in stack.unstack():
         inner = update.B.mT @ update.B
         squared = (inner * (update.A @ update.A.mT)).sum()

@@ -49,12 +49,17 @@ class Golden:
             assert error <= self.tolerance, f"{self.name} {module}: {error:.1e}"
 
 
-def dense(update: Update) -> Tensor:
-    """The delta `[*, out, in]` of a result, low rank or dense."""
-    return update.delta if isinstance(update, LowRank) else update
+def dense(update: Update | Tensor) -> Tensor:
+    """The delta `[*, out, in]` of a result; of a routed one its answers to unit inputs."""
+    if torch.is_tensor(update):
+        return update
+    if update.sharing == "routed":
+        unit = torch.eye(update.shape[1], dtype=update.dtype)
+        return update.added(unit, unit.new_zeros(len(unit), update.shape[0])).mT
+    return update.delta
 
 
-def distance(update: Update, expected: Update) -> float:
+def distance(update: Update | Tensor, expected: Update | Tensor) -> float:
     """Frobenius distance of two deltas, relative to the second (absolute where that is zero)."""
     got, expected = dense(update).double(), dense(expected).double()
     assert got.shape == expected.shape

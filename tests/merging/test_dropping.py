@@ -80,25 +80,29 @@ DARE = {"space": "delta", "rescale": False, "scaling": 1.0}
 
 def test_masks_depend_on_seed_module_and_task_alone(monkeypatch):
     updates = {"a": ones(40, 30), "b": ones(40, 30)}
-    masks = dict(dare(updates, density=0.5, seed=0, **DARE))
+    masks = {m: mask.delta for m, mask in dare(updates, density=0.5, seed=0, **DARE).items()}
     assert not torch.equal(masks["a"], masks["b"])
-    assert not torch.equal(masks["a"], dare(updates, density=0.5, seed=1, **DARE)["a"])
-    assert torch.equal(masks["b"], dare({"b": updates["b"]}, density=0.5, seed=0, **DARE)["b"])
-    two = dare({"a": ones(40, 30, tasks=2)}, density=0.5, seed=0, **DARE)["a"]
+    assert not torch.equal(masks["a"], dare(updates, density=0.5, seed=1, **DARE)["a"].delta)
+    assert torch.equal(
+        masks["b"], dare({"b": updates["b"]}, density=0.5, seed=0, **DARE)["b"].delta
+    )
+    two = dare({"a": ones(40, 30, tasks=2)}, density=0.5, seed=0, **DARE)["a"].delta
     assert set(two.unique().tolist()) == {0.0, 1.0, 2.0}  # another mask for the second task
     assert (two >= masks["a"]).all()  # and the same for the first
     monkeypatch.setattr(streams, "BLOCK", 90)
-    assert torch.equal(masks["a"], dare(updates, density=0.5, seed=0, **DARE)["a"])
+    assert torch.equal(masks["a"], dare(updates, density=0.5, seed=0, **DARE)["a"].delta)
     double = {"a": updates["a"].to(torch.float64)}
-    assert torch.equal(masks["a"].double(), dare(double, density=0.5, seed=0, **DARE)["a"])
+    assert torch.equal(masks["a"].double(), dare(double, density=0.5, seed=0, **DARE)["a"].delta)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
 def test_dare_keeps_its_share_and_the_expectation(density):
-    kept = dare({"w": ones(200, 200)}, density=density, seed=0, **DARE)["w"]
+    kept = dare({"w": ones(200, 200)}, density=density, seed=0, **DARE)["w"].delta
     sigma = (density * (1 - density) / kept.numel()) ** 0.5
     assert abs(kept.mean().item() - density) < 4 * sigma
-    rescaled = dare({"w": ones(200, 200)}, density=density, seed=0, **DARE | {"rescale": True})["w"]
+    rescaled = dare({"w": ones(200, 200)}, density=density, seed=0, **DARE | {"rescale": True})[
+        "w"
+    ].delta
     assert torch.allclose(rescaled, kept / density)
 
 
@@ -112,7 +116,7 @@ def test_a_global_trim_sees_the_masks_that_the_merge_sees():
     """The threshold comes from a first pass over the module, the merge from a second one."""
     g = torch.Generator().manual_seed(0)
     updates = {"w": LowRank(torch.randn(1, 3, 30, generator=g), torch.randn(1, 40, 3, generator=g))}
-    dropped = dare(updates, density=0.5, seed=3, **DARE)["w"]
+    dropped = dare(updates, density=0.5, seed=3, **DARE)["w"].delta
     merged = dare_ties(
         updates,
         space="delta",
@@ -125,7 +129,7 @@ def test_a_global_trim_sees_the_masks_that_the_merge_sees():
         total_parameters=None,
         merge="mean",
         scaling=1.0,
-    )["w"]
+    )["w"].delta
     assert merged.count_nonzero() == 300
     assert torch.equal(merged[merged != 0], dropped[merged != 0])
     assert dropped.abs()[merged == 0].max() < merged[merged != 0].abs().min()
@@ -138,11 +142,11 @@ def test_della_keeps_larger_entries_more_often():
     """Rows of 1 ... 5: the keep probability grows from 0.3 to 0.7, and 1 / p restores the mean."""
     A = torch.arange(1.0, 6.0).view(1, 1, 5)
     updates = {"w": LowRank(A, torch.ones(1, 20_000, 1))}
-    merged = della(updates, density=0.5, epsilon=0.2, rescale="inverse", **DELLA)["w"]
+    merged = della(updates, density=0.5, epsilon=0.2, rescale="inverse", **DELLA)["w"].delta
     share = (merged != 0).float().mean(0)
     assert torch.allclose(share, torch.linspace(0.3, 0.7, 5), atol=0.015)
     assert torch.allclose(merged.mean(0), A.view(5), rtol=0.04)
-    kept = della(updates, density=0.5, epsilon=0.2, rescale="l1", **DELLA)["w"]
+    kept = della(updates, density=0.5, epsilon=0.2, rescale="l1", **DELLA)["w"].delta
     assert kept.abs().sum().item() == pytest.approx(20_000 * 15, rel=1e-5)
 
 

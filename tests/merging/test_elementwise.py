@@ -93,7 +93,7 @@ def test_ties_where_entries_tie_and_cancel(seed, merge, granularity, block, monk
     else:
         expected = [plain_ties(x, int(0.6 * x.shape[1]) + 1, merge) for x in flat.values()]
     for update, reference in zip(result.values(), expected):
-        assert torch.allclose(update.flatten(), reference)
+        assert torch.allclose(update.delta.flatten(), reference)
     drawn = torch.cat(list(flat.values()), dim=1)
     assert ((drawn.sum(0) == 0) & (drawn[0] != 0)).any()  # else this test tests nothing
 
@@ -122,4 +122,4 @@ def test_ties_refuses_unknown_options(change, message):
 def test_magmax_takes_the_largest_of_every_entry():
     tasks = torch.tensor([[[1.0, -5.0, 2.0]], [[-3.0, 4.0, 2.0]]])
     updates = {"w": LowRank(tasks, torch.ones(2, 1, 1))}
-    assert magmax(updates, space="delta", scaling=0.5)["w"].tolist() == [[-1.5, -2.5, 1.0]]
+    assert magmax(updates, space="delta", scaling=0.5)["w"].delta.tolist() == [[-1.5, -2.5, 1.0]]

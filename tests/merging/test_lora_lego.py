@@ -17,7 +17,7 @@ def test_golden_given_its_clusters(name, dtype):
     total = name.endswith("total")
     merged = {}
     for module, update in golden.updates.items():
-        units, labels = update.concat(), golden.tensors["labels"][module]
+        units, labels = update.total(), golden.tensors["labels"][module]
         centroids = merge_units(units.A, units.B.mT, labels, given["eps"])
         rank = units.rank if total else given["rank_of_one_adapter"]
         merged[module] = centroids * (rank / given["k"]) ** 0.5

@@ -38,7 +38,7 @@ def rows(*tasks: list[float]) -> dict[str, LowRank]:
 @pytest.mark.parametrize("rescaler", ["global", "per_tensor_mean"])
 def test_emr_keeps_the_stages_and_the_norm_of_every_task(rescaler):
     updates = rows([2.0, -1.0, 3.0, 0.0], [4.0, -3.0, -1.0, 0.0])
-    first, second = emr(updates, space="delta", rescaler=rescaler)["w"]
+    first, second = emr(updates, space="delta", rescaler=rescaler)["w"].delta
     # unified: 4 -3 3 0; the second task does not have the third sign
     assert torch.allclose(first, 6 / 10 * torch.tensor([[4.0, -3.0, 3.0, 0.0]]))
     assert torch.allclose(second, 8 / 7 * torch.tensor([[4.0, -3.0, 0.0, 0.0]]))
@@ -56,8 +56,8 @@ def test_emr_rescalers_differ_where_modules_do():
         **rows([2.0, 1.0], [4.0, -3.0]),
         "v": LowRank(torch.ones(2, 1, 1), torch.ones(2, 9, 1)),
     }
-    paper = emr(updates, space="delta", rescaler="global")["w"]
-    code = emr(updates, space="delta", rescaler="per_tensor_mean")["w"]
+    paper = emr(updates, space="delta", rescaler="global")["w"].delta
+    code = emr(updates, space="delta", rescaler="per_tensor_mean")["w"].delta
     assert not torch.allclose(paper, code)
     with pytest.raises(ValueError, match="rescaler 'l2' is unknown"):
         emr(updates, space="delta", rescaler="l2")
@@ -75,5 +75,5 @@ def test_masks_of_consensus_are_the_released_ones():
 def test_consensus_of_none_is_task_arithmetic_and_of_too_many_is_nothing():
     updates = rows([2.0, -1.0], [4.0, 3.0])
     own = {"space": "delta", "mask_threshold": 0.4, "scaling": 0.5}
-    assert consensus(updates, k=0, **own)["w"].tolist() == [[3.0, 1.0]]
-    assert not consensus(updates, k=3, **own)["w"].any()
+    assert consensus(updates, k=0, **own)["w"].delta.tolist() == [[3.0, 1.0]]
+    assert not consensus(updates, k=3, **own)["w"].delta.any()

@@ -24,17 +24,19 @@ def adapter(seed: int = 0) -> LowRank:
 
 def test_pcb_gives_weight_to_a_share_of_every_task():
     update = LowRank(adapter().A[:1], adapter().B[:1])
-    merged = pcb({"w": update}, space="delta", ratio=0.1, granularity="tensor", scaling=1.0)["w"]
+    merged = pcb({"w": update}, space="delta", ratio=0.1, granularity="tensor", scaling=1.0)[
+        "w"
+    ].delta
     assert merged.count_nonzero() == 1200 // 10 - 1  # the smallest of the share has weight 0
     assert merged.abs()[merged != 0].min() > update.delta[0].abs()[merged == 0].max() * 0.99
 
 
 def test_pcb_depends_on_the_size_of_deltas():
     own = {"space": "delta", "ratio": 0.1, "granularity": "global", "scaling": 1.0}
-    small, large = (pcb({"w": adapter() * s}, **own)["w"] for s in (1.0, 10.0))
+    small, large = (pcb({"w": adapter() * s}, **own)["w"].delta for s in (1.0, 10.0))
     assert distance(large, small * 10) > 0.05
 
 
 def test_pcb_refuses_a_ratio_above_one():
     with pytest.raises(ValueError, match="ratio 10 is no share"):
-        pcb({"w": adapter()}, space="delta", ratio=10, granularity="global", scaling=1.0)["w"]
+        pcb({"w": adapter()}, space="delta", ratio=10, granularity="global", scaling=1.0)["w"].delta

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from osrm_exp.lora import LowRank
+from osrm_exp.lora import Dense, LowRank
 from osrm_exp.merging import selection
 from osrm_exp.merging.selection import kth_smallest, trim, trim_threshold
 from osrm_exp.merging.streams import stream
@@ -61,7 +61,7 @@ def test_a_bracket_that_misses_is_moved(monkeypatch):
 
 def test_an_entry_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="no entry number 7 among 6"):
-        kth_smallest([stream(torch.randn(1, 2, 3))], 7)
+        kth_smallest([stream(Dense(torch.randn(1, 2, 3)))], 7)
 
 
 @given(density=st.floats(0, 1), counting=st.sampled_from(["kthvalue", "mask_rate", "exact"]))
@@ -80,7 +80,7 @@ def test_survivors_of_a_trim(density, counting):
 
 
 def test_nothing_is_trimmed_where_adapters_are_less_than_the_density_of_a_checkpoint():
-    parts = [stream(torch.randn(2, 3, 40))]  # 12 % of a thousand
+    parts = [stream(Dense(torch.randn(2, 3, 40)))]  # 12 % of a thousand
     assert not trim_threshold(parts, 0.2, "kthvalue", 1000).any()
     assert (trim_threshold(parts, 0.1, "kthvalue", 1000) > 0).all()
     assert (trim_threshold(parts, 0.2, "kthvalue", None) > 0).all()
@@ -96,7 +96,7 @@ def test_nothing_is_trimmed_where_adapters_are_less_than_the_density_of_a_checkp
 )
 def test_a_trim_that_means_nothing_is_refused(density, counting, total, message):
     with pytest.raises(ValueError, match=message):
-        trim_threshold([stream(torch.randn(1, 2, 3))], density, counting, total)
+        trim_threshold([stream(Dense(torch.randn(1, 2, 3)))], density, counting, total)
 
 
 def test_trim_keeps_ties_and_works_in_place():

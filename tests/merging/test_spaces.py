@@ -5,9 +5,10 @@ import torch
 from golden import dense, distance
 from synthetic import adapters
 
-from osrm_exp.lora import LowRank, stack
+from osrm_exp.lazy import Lazy
+from osrm_exp.lora import Dense, LowRank, stack
 from osrm_exp.merging import average, task_arithmetic, ties
-from osrm_exp.merging.spaces import SPACES, Lazy, in_space
+from osrm_exp.merging.spaces import SPACES, in_space
 
 LINEAR = ["delta", "knots", "core", "core_balanced"]
 UNTRIMMED = {
@@ -20,16 +21,12 @@ UNTRIMMED = {
 }
 
 
-def tasks_of(stack) -> torch.Tensor:
-    return stack.delta if isinstance(stack, LowRank) else stack
-
-
 @pytest.mark.parametrize("space", LINEAR)
 def test_a_space_gives_back_every_task(space):
     updates = adapters((1, 3, 2))
     stacks, lift = SPACES[space](updates)
     for t in range(3):
-        lifted = lift({m: tasks_of(s)[t] for m, s in stacks.items()})
+        lifted = lift({m: Dense(s.delta[t]) for m, s in stacks.items()})
         for module, update in updates.items():
             assert distance(lifted[module], update.delta[t]) < 1e-12
 
@@ -38,7 +35,7 @@ def test_a_space_gives_back_every_task(space):
 def test_a_space_lifts_per_task_results(space):
     updates = adapters((1, 3))
     stacks, lift = SPACES[space](updates)
-    lifted = lift({m: tasks_of(s) for m, s in stacks.items()})
+    lifted = lift({m: Dense(s.delta) for m, s in stacks.items()})
     for module, update in updates.items():
         assert distance(lifted[module], update.delta) < 1e-12
 
@@ -48,7 +45,7 @@ def test_coordinates_are_no_wider_than_the_rank(space):
     A = torch.randn(1, 2, 9, dtype=torch.float64).expand(3, 2, 9)  # shared by all tasks
     B = torch.randn(3, 8, 2, dtype=torch.float64)
     stacks, _ = SPACES[space]({"w": LowRank(A, B)})
-    m, n = tasks_of(stacks["w"]).shape[1:]
+    m, n = stacks["w"].shape
     assert m == 6 and n == {"knots": 9, "core": 2}[space]
 
 
@@ -108,7 +105,7 @@ def test_a_lazy_result_computes_on_access():
 
     @in_space
     def rule(stacks):
-        return Lazy(stacks, lambda m: asked.append(m) or tasks_of(stacks[m]).sum(0))
+        return Lazy(stacks, lambda m: asked.append(m) or stacks[m].total())
 
     result = rule(adapters(), space="knots")
     assert len(result) == 2 and not asked

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from osrm_exp.lora import LowRank, stack
+from osrm_exp.lora import Dense, LowRank, stack
 from osrm_exp.merging import streams as module
 from osrm_exp.merging.streams import blockwise, per_group, stream, streams
 
@@ -19,7 +19,7 @@ def updates(*shapes: tuple[int, int]) -> dict[str, LowRank]:
 def test_blocks_are_the_stack(block, factored, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", block)
     update = updates((7, 5))["w0"]
-    part = stream(update if factored else update.delta)
+    part = stream(update if factored else Dense(update.delta))
     for _ in range(2):  # as often as needed
         read = [block.clone() for block in part.blocks()]
         assert torch.allclose(torch.cat(read, dim=1), update.delta)
@@ -28,14 +28,14 @@ def test_blocks_are_the_stack(block, factored, monkeypatch):
 def test_a_reader_may_change_a_block_but_not_the_stack():
     dense = torch.randn(2, 4, 5)
     kept = dense.clone()
-    for block in stream(dense).blocks():
+    for block in stream(Dense(dense)).blocks():
         block.zero_()
     assert torch.equal(dense, kept)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
 def test_a_stack_without_entries_is_read(shape):
-    stack = torch.zeros(2, *shape)
+    stack = Dense(torch.zeros(2, *shape))
     assert [block.shape for block in stream(stack).blocks()] == [(2, *shape)]
     assert blockwise({"w": stream(stack)}, lambda _, block: block.sum(0))["w"].shape == shape
 

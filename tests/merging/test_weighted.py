@@ -2,7 +2,7 @@ import pytest
 import torch
 from golden import load
 
-from osrm_exp.lora import LowRank, truncate
+from osrm_exp.lora import LowRank
 from osrm_exp.merging import breadcrumbs, peft_dense_prune, peft_dense_ties, ties_mergekit
 
 BOTH = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -40,7 +40,7 @@ def test_peft_dense_ties_is_pefts_before_its_truncation(name, dtype):
         weights=h["weights"],
         scaling=1.0,
     )
-    golden.check({m: truncate(update, h["svd_rank"])[0] for m, update in merged.items()})
+    golden.check({m: update.truncate(h["svd_rank"]) for m, update in merged.items()})
 
 
 @BOTH
@@ -49,7 +49,7 @@ def test_peft_dense_prune_is_pefts_before_its_truncation(dtype):
     h = golden.hyperparameters
     own = {"density": h["density"], "weights": h["weights"]}
     merged = peft_dense_prune(golden.updates, space="delta", scaling=1.0, **own)
-    golden.check({m: truncate(update, h["svd_rank"])[0] for m, update in merged.items()})
+    golden.check({m: update.truncate(h["svd_rank"]) for m, update in merged.items()})
 
 
 def one_row(*tasks: list[float]) -> dict[str, LowRank]:
@@ -61,20 +61,20 @@ def test_ties_mergekit_elects_with_the_weights_and_divides_by_those_that_agree()
     updates = one_row([4.0, -2.0, 1.0], [-6.0, -4.0, -1.0])
     own = {"space": "delta", "density": 1.0, "scaling": 1.0, "weights": [2.0, 1.0]}
     #  2 * 4 beats 6;  (2 * 2 + 4) / 3;  2 * 1 beats 1
-    normalized = ties_mergekit(updates, normalize=True, **own)["w"]
+    normalized = ties_mergekit(updates, normalize=True, **own)["w"].delta
     assert torch.allclose(normalized, torch.tensor([[4.0, -8 / 3, 1.0]]))
-    assert ties_mergekit(updates, normalize=False, **own)["w"].tolist() == [[8.0, -8.0, 2.0]]
+    assert ties_mergekit(updates, normalize=False, **own)["w"].delta.tolist() == [[8.0, -8.0, 2.0]]
 
 
 def test_breadcrumbs_drop_both_ends():
     updates = one_row([1.0, -2.0, 3.0, -4.0, 5.0])
     own = {"space": "delta", "elect": False, "weights": None, "normalize": False, "scaling": 2.0}
-    merged = breadcrumbs(updates, density=0.4, gamma=0.2, **own)["w"]
+    merged = breadcrumbs(updates, density=0.4, gamma=0.2, **own)["w"].delta
     assert merged.tolist() == [[0.0, 0.0, 6.0, -8.0, 0.0]]
-    untouched = breadcrumbs(updates, density=1.0, gamma=0.0, **own)["w"]
+    untouched = breadcrumbs(updates, density=1.0, gamma=0.0, **own)["w"].delta
     assert untouched.tolist() == [[2.0, -4.0, 6.0, -8.0, 10.0]]
     with pytest.raises(ValueError, match=r"density 0.1 and gamma 0.0 keep 0"):
-        breadcrumbs(updates, density=0.1, gamma=0.0, **own)["w"]
+        breadcrumbs(updates, density=0.1, gamma=0.0, **own)["w"].delta
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,9 @@ def test_breadcrumbs_drop_both_ends():
 def test_peft_elects_without_weights_and_divides_by_the_count(majority_sign, expected):
     updates = one_row([1.0], [2.0], [-5.0])
     own = {"space": "delta", "density": 1.0, "scaling": 1.0, "weights": [1.0, 2.0, 0.5]}
-    assert peft_dense_ties(updates, majority_sign=majority_sign, **own)["w"].tolist() == expected
+    assert (
+        peft_dense_ties(updates, majority_sign=majority_sign, **own)["w"].delta.tolist() == expected
+    )
 
 
 def test_weights_are_one_a_task():

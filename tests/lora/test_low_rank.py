@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from osrm_exp.lora import LowRank, balanced, basis, cores, qr, stack, svd, truncate
+from osrm_exp.lora import Dense, LowRank, cores, stack
 
 
 def update(rank: int, out: int = 9, width: int = 7, seed: int = 0) -> LowRank:
@@ -44,7 +44,7 @@ def test_a_stack_gives_its_tasks_back_and_adds_them(ranks):
     assert stacked.A.shape == (len(ranks), max(ranks), 7)
     for one, again in zip(tasks, stacked.unstack()):
         assert torch.equal(one.A, again.A) and torch.equal(one.B, again.B)
-    together = stacked.concat()
+    together = stacked.total()
     assert together.rank == sum(ranks)
     assert close(together.delta, sum(one.delta for one in tasks))
     for one, block in zip(tasks, stacked.blocks):
@@ -59,44 +59,6 @@ def test_ranks_of_a_stack_of_equal_ranks_need_not_be_said():
 def test_updates_of_different_shapes_are_not_stacked():
     with pytest.raises(ValueError, match="must share one shape"):
         stack([update(2), update(2, out=8)])
-
-
-@pytest.mark.parametrize("rank", [1, 3, 7, 12])
-def test_svd_is_that_of_the_delta(rank):
-    one = update(rank)
-    for U, S, Vh in (svd(one), svd(one.delta)):
-        assert len(S) == min(rank, 7)
-        assert orthonormal(U) and orthonormal(Vh.mT)
-        assert close(U * S @ Vh, one.delta)
-        assert close(S, torch.linalg.svdvals(one.delta)[: len(S)])
-
-
-def test_svd_has_no_null_directions():
-    doubled = LowRank(torch.cat([update(2).A] * 2), torch.cat([update(2).B] * 2, dim=1))
-    assert len(svd(doubled).S) == 2
-    for nothing in (update(0), update(3) * 0.0, torch.zeros(9, 7)):
-        U, S, Vh = svd(nothing)
-        assert (U.shape, S.shape, Vh.shape) == ((9, 0), (0,), (0, 7))
-
-
-@pytest.mark.parametrize("size", [1.0, 1e-200])
-@pytest.mark.parametrize("columns", [0, 1, 4, 9, 12])
-def test_qr_is_orthonormal_for_any_columns(columns, size):
-    B = update(columns).B * size
-    dependent = torch.cat([B, B[:, :1] * (1 + 1e-12)], dim=1)
-    for X in (B, dependent, torch.zeros_like(B)):
-        Q, R = qr(X)
-        assert orthonormal(Q) and Q.shape[1] == min(X.shape)
-        assert close(Q @ R / size, X / size)
-
-
-def test_basis_spans_the_columns():
-    columns = update(3).B
-    U = basis(torch.cat([columns, columns[:, :1] * 5], dim=1))
-    assert U.shape == (9, 3) and orthonormal(U)
-    assert close(U @ (U.mT @ columns), columns)
-    assert basis(columns[:, :0]).shape == (9, 0)
-    assert basis(columns * 0).shape == (9, 0)
 
 
 @pytest.mark.parametrize("ranks", [(2, 2), (1, 3, 0), (5, 5, 5)])
@@ -130,10 +92,10 @@ def test_null_directions_do_not_enter_a_core():
 
 def test_balanced_factors_are_the_same_delta_and_know_no_gauge():
     one, G = update(3), update(3, 3, 3, seed=1).delta
-    same = balanced(one)
+    same = one.balanced()
     assert close(same.delta, one.delta)
     assert close(same.B.mT @ same.B, same.A @ same.A.mT)
-    other = balanced(LowRank(torch.linalg.inv(G) @ one.A, one.B @ G))
+    other = LowRank(torch.linalg.inv(G) @ one.A, one.B @ G).balanced()
     signs = (same.A * other.A).sum(1).sign()
     assert close(other.A * signs[:, None], same.A)
 
@@ -141,15 +103,39 @@ def test_balanced_factors_are_the_same_delta_and_know_no_gauge():
 @pytest.mark.parametrize("rank", [0, 1, 2, 3, 5])
 def test_truncation_is_the_nearest_update_and_says_its_error(rank):
     one = update(3)
-    for given_as in (one, one.delta):
-        nearest, error = truncate(given_as, rank)
+    for given_as in (one, Dense(one.delta)):
+        nearest = given_as.truncate(rank)
         S = torch.linalg.svdvals(one.delta)
         assert nearest.rank == min(rank, 3)
-        assert error == pytest.approx((S[rank:].norm() / S.norm()).item(), abs=1e-12)
+        assert nearest.error == pytest.approx((S[rank:].norm() / S.norm()).item(), abs=1e-12)
         distance = (nearest.delta - one.delta).norm() / one.delta.norm()
-        assert distance.item() == pytest.approx(error, abs=1e-10)
+        assert distance.item() == pytest.approx(nearest.error, abs=1e-10)
+    assert one.error is None
+
+
+def test_a_second_truncation_counts_the_first():
+    one = update(3)
+    twice = (one.truncate(2).to(torch.float32) * 2).truncate(1)
+    assert twice.error == pytest.approx(one.truncate(1).error, abs=1e-6)
+    assert one.truncate(2).balanced().error == one.truncate(2).error
 
 
 def test_nothing_truncates_to_nothing():
-    nearest, error = truncate(update(3) * 0.0, 2)
-    assert (nearest.rank, error) == (0, 0.0)
+    nearest = (update(3) * 0.0).truncate(2)
+    assert (nearest.rank, nearest.error) == (0, 0.0)
+    assert update(3).truncate(0).truncate(2).error == 1
+
+
+@pytest.mark.parametrize("ranks", [(2, 2, 2), (1, 3, 2), (2, 0, 1), (0, 0), (2,) * 32])
+def test_coordinates_hold_every_delta(ranks):
+    stacked = stack([update(rank, seed=seed) for seed, rank in enumerate(ranks)])
+    tasks, lift = stacked.coordinates()
+    for task, one in zip(tasks, stacked.unstack()):
+        assert close(lift(task.delta).delta, one.delta)
+    assert all(size <= min(sum(ranks), 9) for size in tasks[0].shape)
+
+
+def test_coordinates_end_at_the_numerical_rank():
+    A = update(2).A
+    tasks, _ = stack([LowRank(A, update(2, seed=seed).B) for seed in range(3)]).coordinates()
+    assert tasks[0].shape == (6, 2)

@@ -1,0 +1,225 @@
+"""Updates as factors, and the exact algebra on them: no `[out, in]` matrix is formed here unless
+the name says `delta` or `rows`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from osrm_exp.lora.linalg import RANK_CUT, SVD, frame, svd_of_product
+
+Lost = tuple[float, float]  # norms: of what a truncation cut off, and of all that there was
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A low-rank update, `delta = B @ A`; LoRA's scaling is folded into B.
+
+    A stack of unequal ranks is padded with zeros, and `ranks` keeps the true rank of every task:
+    padding is never seen by `unstack` and `total`.
+    """
+
+    A: Tensor  # [*, rank, in]
+    B: Tensor  # [*, out, rank]
+    ranks: tuple[int, ...] = ()  # of a stack: the true rank of every task
+    lost: Lost | None = None  # of a truncated update
+
+    def __post_init__(self) -> None:
+        if self.A.shape[-2] != self.B.shape[-1] or self.A.shape[:-2] != self.B.shape[:-2]:
+            raise ValueError(
+                f"A {list(self.A.shape)} and B {list(self.B.shape)} do not share a rank: "
+                "expected A [*, rank, in] and B [*, out, rank]"
+            )
+        if self.A.dim() == 3 and not self.ranks:
+            object.__setattr__(self, "ranks", (self.rank,) * len(self.A))
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[-2]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(out, in)` of the delta."""
+        return self.B.shape[-2], self.A.shape[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.A.dtype
+
+    @property
+    def sharing(self) -> str:
+        """Whether all tasks share the update or each has its own: `shared`, `per_task`."""
+        return sharing_of(self.A)
+
+    @property
+    def single(self) -> LowRank:
+        """The update itself.
+
+        Raises:
+            ValueError: it is a stack.
+        """
+        check_single(self.A)
+        return self
+
+    @property
+    def delta(self) -> Tensor:
+        """The dense delta `[*, out, in]`."""
+        return self.B @ self.A
+
+    @property
+    def error(self) -> float | None:
+        """What a truncation cut off, as a share of the norm; None where nothing was truncated."""
+        return None if self.lost is None else share(*self.lost)
+
+    def __len__(self) -> int:
+        """Number of tasks of a stack."""
+        return len(self.ranks)
+
+    def __mul__(self, scale: float) -> LowRank:
+        return replace(self, B=self.B * scale)
+
+    def to(self, *args, **kwargs) -> LowRank:
+        """`torch.Tensor.to` on both factors."""
+        return replace(self, A=self.A.to(*args, **kwargs), B=self.B.to(*args, **kwargs))
+
+    def added(self, x: Tensor, y: Tensor) -> Tensor:
+        """`y + B (A x)` in the factors' precision, for a module's input and output."""
+        one = self.single
+        return (y + (x.to(one.A.dtype) @ one.A.mT) @ one.B.mT).to(y.dtype)
+
+    def task(self, index: int) -> LowRank:
+        """What one task of a stack runs with, at its true rank."""
+        rank = self.ranks[index]
+        return LowRank(self.A[index, :rank], self.B[index, :, :rank], lost=self.lost)
+
+    def unstack(self) -> list[LowRank]:
+        """All tasks' updates at their true ranks."""
+        return [self.task(index) for index in range(len(self))]
+
+    def total(self) -> LowRank:
+        """The sum of all tasks, exact at rank `R`: `[B_1 … B_T] @ [A_1; …; A_T]`."""
+        tasks = self.unstack()
+        return LowRank(torch.cat([u.A for u in tasks]), torch.cat([u.B for u in tasks], dim=1))
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Where each task's rank-1 units lie on the `R` axis of `total()`."""
+        ends = torch.tensor((0, *self.ranks)).cumsum(0).tolist()
+        return [slice(start, end) for start, end in pairwise(ends)]
+
+    def rows(self, part: slice, out: Tensor | None = None) -> Tensor:
+        """Some rows of all tasks' deltas `[task, rows, in]`, in a new tensor or in `out`."""
+        return torch.bmm(self.B[:, part], self.A, out=out)
+
+    def entries(self, i: Tensor, j: Tensor) -> Tensor:
+        """All tasks' entries at the places `(i, j)`, `[task, count]`."""
+        pairs = zip(self.B, self.A.mT.contiguous())
+        return torch.stack([(B[i] * A[j]).sum(-1) for B, A in pairs])
+
+    def coordinates(self) -> tuple[list[LowRank], Callable[[Tensor], LowRank]]:
+        """All tasks in small coordinates, and the way back for what a rule makes of them.
+
+        Factors `[rank_t, q]` and `[p, rank_t]` in the singular bases of the stacked factors at
+        their numerical rank, float64; a rule gives numbers `[p, q]`.
+        """
+        together = self.total()
+        (U, left), (V, right) = frame(together.B), frame(together.A.mT)
+        tasks = [LowRank(right[:, block].mT, left[:, block]) for block in self.blocks]
+        return tasks, lambda core: Cores(U, core, V).lift(core).to(self.dtype)
+
+    def lifted(self, U: Tensor) -> LowRank:
+        """`U @ delta`, for `U [wide, out]`."""
+        return LowRank(self.A, U @ self.B)
+
+    def without(self, U: Tensor) -> LowRank:
+        """The delta less its part in the span of U's orthonormal columns."""
+        return LowRank(self.A, self.B - U @ (U.mT @ self.B))
+
+    def svd(self, cut: float = RANK_CUT) -> SVD:
+        """SVD of the delta in float64, without null directions."""
+        return svd_of_product(self.single.B, self.A, cut)
+
+    def balanced(self, cut: float = RANK_CUT) -> LowRank:
+        """The same delta with `B = U sqrt(S)`, `A = sqrt(S) Vh`: canonical, and safe to round."""
+        part = self.svd(cut)
+        return replace(nearest(part, len(part.S)), lost=self.lost)
+
+    def truncate(self, rank: int) -> LowRank:
+        """The nearest update of at most `rank` in Frobenius norm, which knows its `error`."""
+        return nearest(self.svd(), rank, self.lost)
+
+
+def sharing_of(tensor: Tensor) -> str:
+    """What a tensor `[*, rows, columns]` is: `shared` by all tasks, or `per_task`."""
+    return "per_task" if tensor.dim() == 3 else "shared"
+
+
+def check_single(tensor: Tensor) -> None:
+    """Refuse a stack where one delta is asked for."""
+    if sharing_of(tensor) == "per_task":
+        raise ValueError(
+            "a per-task result gives every task a delta of its own, so no one delta holds it: take "
+            "the task that is meant, or a merge method without a task axis"
+        )
+
+
+def share(lost: float, norm: float) -> float:
+    """A part of a norm, 0 of nothing."""
+    return lost / norm if norm > 0 else 0.0
+
+
+def nearest(part: SVD, rank: int, before: Lost | None = None) -> LowRank:
+    """The leading triplets as balanced factors; `before` is what was lost already."""
+    norm, rest, root = part.S.norm().item(), part.S[rank:].norm().item(), part.S[:rank].sqrt()
+    lost, whole = before or (0.0, norm)
+    earlier, now = share(lost, whole), share(rest, norm)
+    lost = whole * (earlier**2 + (1 - earlier**2) * now**2) ** 0.5
+    return LowRank(root[:, None] * part.Vh[:rank], part.U[:, :rank] * root, lost=(lost, whole))
+
+
+def stack(updates: Sequence[LowRank]) -> LowRank:
+    """Tasks' updates `[rank_t, in]`, `[out, rank_t]` as one stack, zero-padded to the largest rank.
+
+    Raises:
+        ValueError: the deltas do not share one shape.
+    """
+    shapes = {u.shape for u in updates}
+    if len(shapes) != 1:
+        raise ValueError(f"updates of one module must share one shape (out, in), got {shapes}")
+    ranks = tuple(u.rank for u in updates)
+    top = max(ranks)
+    A = [torch.nn.functional.pad(u.A, (0, 0, 0, top - u.rank)) for u in updates]
+    B = [torch.nn.functional.pad(u.B, (0, top - u.rank)) for u in updates]
+    return LowRank(torch.stack(A), torch.stack(B), ranks)
+
+
+class Cores(NamedTuple):
+    """Coordinates in which every task's delta is a small matrix: `delta_t = U @ core_t @ V.T`."""
+
+    U: Tensor  # [out, p], orthonormal columns
+    core: Tensor  # [task, p, q]
+    V: Tensor  # [in, q], orthonormal columns
+
+    def lift(self, core: Tensor) -> LowRank:
+        """A merged core `[*, p, q]` back as an update of rank `min(p, q)`."""
+        if core.shape[-2] <= core.shape[-1]:
+            return LowRank(core @ self.V.mT, self.U.expand(*core.shape[:-2], *self.U.shape))
+        return LowRank(self.V.mT.expand(*core.shape[:-2], *self.V.mT.shape), self.U @ core)
+
+
+def cores(updates: LowRank, cut: float = RANK_CUT) -> Cores:
+    """Exact cores of a stack in the singular bases of its stacked factors, float64.
+
+    The bases are cut at the numerical rank, so that adapters that share or overlap in A or B (one
+    frozen A, duplicates, an untrained B) leave no null direction in the core.
+    """
+    together = updates.total()
+    U, left = frame(together.B, cut)
+    V, right = frame(together.A.mT, cut)
+    core = [left[:, block] @ right[:, block].mT for block in updates.blocks]
+    return Cores(U, torch.stack(core), V)

@@ -1,0 +1,55 @@
+"""What a merge method returns, as it is consumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from osrm_exp.lora.forms import Update
+from osrm_exp.lora.low_rank import Lost, share
+
+
+class Result:
+    """A merge, computed once, module by module, and described by what came by.
+
+    Iterating gives `(module, update)` and keeps none of them, so that a consumer that drops them
+    too holds one module at a time; `dict(result)` is the whole of it. Only afterwards are `form`
+    and `error` those of the whole.
+
+    Args:
+        merged: what a merge method returned, lazy or not.
+        rank: truncates every module to this rank at most.
+    """
+
+    def __init__(self, merged: Mapping[str, Update], rank: int | None = None) -> None:
+        self.merged, self.rank = merged, rank
+        self._sharing, self._ranks, self._lost = "shared", list[int | None](), list[Lost]()
+
+    def __iter__(self) -> Iterator[tuple[str, Update]]:
+        self._ranks, self._lost = [], []
+        for module in self.merged:
+            yield module, self._passing(self.merged[module])
+
+    def _passing(self, update: Update) -> Update:
+        if self.rank is not None:
+            update = update.single.truncate(self.rank)
+        self._sharing = update.sharing
+        self._ranks.append(update.rank)
+        self._lost += [update.lost] if update.lost else []
+        return update
+
+    @property
+    def form(self) -> str:
+        """`shared`, `per_task` or `routed`; `lowrank` with the largest rank of a module, or
+        `dense`."""
+        ranks = [rank for rank in self._ranks if rank is not None]
+        low = len(ranks) == len(self._ranks)
+        return f"{self._sharing}, {f'lowrank {max(ranks, default=0)}' if low else 'dense'}"
+
+    @property
+    def error(self) -> float | None:
+        """What truncations cut off, by `rank` or by the method itself, as a share of the norm over
+        all modules that were truncated; None where none was."""
+        if not self._lost:
+            return None
+        lost, norm = (sum(part**2 for part in parts) ** 0.5 for parts in zip(*self._lost))
+        return share(lost, norm)
