@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, get_type_hints
+from importlib import import_module
+from typing import Any
 
 from pydantic import PositiveInt, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
@@ -35,7 +35,12 @@ class Call(Record):
     @property
     def function(self) -> Callable[..., Any]:
         """The function itself; imports the module that it lies in."""
-        return pkgutil.resolve_name(self.target)
+        first, *path = self.target.split(".")
+        found, name = import_module(first), first
+        for part in path:  # an attribute before a module: a file may bear its function's name
+            name = f"{name}.{part}"
+            found = getattr(found, part, None) or import_module(name)
+        return found
 
     def with_(self, **options: Any) -> Call:
         """The same function at other settings."""
@@ -67,9 +72,8 @@ class Call(Record):
             takes = f"it takes: {', '.join(known)}" if known else "it takes no option"
             name = self.name.partition(":")[2]
             raise ValueError(f"{where} {name}: {error}; {takes}") from None
-        hints = get_type_hints(self.function)
         for option, value in self.options.items():
-            _check_type(f"{where}.{option}", value, hints.get(option, Any))
+            _check_type(f"{where}.{option}", value, _hint(self.function, option))
 
 
 def split(config: Mapping[str, Any], keys: Collection[str]) -> tuple[Call | None, dict[str, Any]]:
@@ -89,6 +93,16 @@ def split(config: Mapping[str, Any], keys: Collection[str]) -> tuple[Call | None
         return None, own
     call = Call(target=config["_target_"], options=options, version=config.get("version", 1))
     return call, own
+
+
+def _hint(function: Callable[..., Any], option: str) -> Any:
+    """The type that a function declares for an option; any, where it does not."""
+    inner = inspect.unwrap(function.__init__ if inspect.isclass(function) else function)
+    declared = inner.__annotations__.get(option, Any)
+    try:
+        return eval(declared, inner.__globals__) if isinstance(declared, str) else declared
+    except NameError:  # a name that only type checkers import
+        return Any
 
 
 def _check_type(where: str, value: Any, hint: Any) -> None:

@@ -47,7 +47,7 @@ class _Rows:
 
 
 class Stage:
-    """The bench of a rehearsal: as many tasks as the cell has, on two layers of a tiny BERT."""
+    """The bench of a rehearsal: as many tasks as the cell has, on a tiny BERT."""
 
     batch_size = ROWS
 
@@ -55,7 +55,7 @@ class Stage:
         self.rank = cell.tuning.lora.r
         self.width = 2 * self.rank + 2
         config = BertConfig(
-            vocab_size=30, hidden_size=self.width, num_hidden_layers=2, num_attention_heads=1,
+            vocab_size=30, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
             intermediate_size=4, max_position_embeddings=TOKENS, num_labels=2,
         )  # fmt: skip
         with torch.random.fork_rng():
@@ -141,10 +141,9 @@ def _merge(merge: Merge, stage: Stage, cell: Cell) -> None:
 
 
 def _corners(merge: Merge) -> Iterator[dict[str, Any]]:
-    """The settings as they stand, and every combination of the grid's first and last values."""
-    yield {}
+    """Every combination of the grid's first and last values; of no grid, the one of no value."""
     ends = [dict.fromkeys((values[0], values[-1])) for values in merge.grid.values()]
-    yield from (dict(zip(merge.grid, point)) for point in product(*ends) if merge.grid)
+    yield from (dict(zip(merge.grid, point)) for point in product(*ends))
 
 
 @contextmanager

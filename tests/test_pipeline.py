@@ -62,7 +62,7 @@ def test_search_chooses_on_the_held_out_slice_and_says_so(cell, workshop):
     rows = pipeline.run(
         cell("roberta", "merge=task_arithmetic", "search=grid", "protocol=paper",
              "protocol.holdout=0.0"), workshop,
-    )  # fmt: skip
+    ).rows  # fmt: skip
     assert {row["tuned_on"] for row in rows} == {"validation"}
     assert {row["protocol"] for row in rows} == {"paper"}
     rows = pipeline.run(cell("roberta", "merge=task_arithmetic"), workshop).rows
