@@ -195,7 +195,16 @@ def stack(updates: Sequence[LowRank]) -> LowRank:
     top = max(ranks)
     A = [torch.nn.functional.pad(u.A, (0, 0, 0, top - u.rank)) for u in updates]
     B = [torch.nn.functional.pad(u.B, (0, top - u.rank)) for u in updates]
-    return LowRank(torch.stack(A), torch.stack(B), ranks)
+    lost = [u.lost for u in updates if u.lost]
+    return LowRank(torch.stack(A), torch.stack(B), ranks, together(lost))
+
+
+def together(lost: Sequence[Lost]) -> Lost | None:
+    """What several truncations lost, None where there was none."""
+    if not lost:
+        return None
+    part, whole = (sum(norm**2 for norm in norms) ** 0.5 for norms in zip(*lost))
+    return part, whole
 
 
 class Cores(NamedTuple):
