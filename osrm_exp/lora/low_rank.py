@@ -13,6 +13,7 @@ from torch import Tensor
 
 from osrm_exp.lora.linalg import RANK_CUT, SVD, frame, svd_of_product
 
+FAR = 3  # powers of two between a task's split into factors and the others', which a cut can bear
 Lost = tuple[float, float]  # norms: of what a truncation cut off, and of all that there was
 
 
@@ -127,10 +128,27 @@ class LowRank:
         Factors `[rank_t, q]` and `[p, rank_t]` in the singular bases of the stacked factors at
         their numerical rank, float64; a rule gives numbers `[p, q]`.
         """
-        together = self.total()
+        together = self.evened().total()
         (U, left), (V, right) = frame(together.B), frame(together.A.mT)
         tasks = [LowRank(right[:, block].mT, left[:, block]) for block in self.blocks]
         return tasks, lambda core: Cores(U, core, V).lift(core).to(self.dtype)
+
+    def evened(self) -> LowRank:
+        """The same deltas, with A and B split as in the other tasks where they are far from it.
+
+        A task with a tiny B and a huge A is no smaller than others, and must not be cut beside
+        them. Powers of two, so nothing is rounded; the update itself where no task is far off.
+        """
+        a, b = (torch.linalg.matrix_norm(X.double(), keepdim=True) for X in (self.A, self.B))
+        exists = (a > 0) & (b > 0)
+        if not exists.any():
+            return self
+        exponent = torch.where(exists, (b / a).log2() / 2, 0).round()
+        exponent = torch.where(exists, exponent - exponent[exists].median(), 0)
+        if exponent.abs().max() <= FAR:
+            return self
+        scale = exponent.exp2().to(self.dtype)
+        return replace(self, A=self.A * scale, B=self.B / scale)
 
     def lifted(self, U: Tensor) -> LowRank:
         """`U @ delta`, for `U [wide, out]`."""
@@ -195,7 +213,16 @@ def stack(updates: Sequence[LowRank]) -> LowRank:
     top = max(ranks)
     A = [torch.nn.functional.pad(u.A, (0, 0, 0, top - u.rank)) for u in updates]
     B = [torch.nn.functional.pad(u.B, (0, top - u.rank)) for u in updates]
-    return LowRank(torch.stack(A), torch.stack(B), ranks)
+    lost = [u.lost for u in updates if u.lost]
+    return LowRank(torch.stack(A), torch.stack(B), ranks, together(lost))
+
+
+def together(lost: Sequence[Lost]) -> Lost | None:
+    """What several truncations lost, None where there was none."""
+    if not lost:
+        return None
+    part, whole = (sum(norm**2 for norm in norms) ** 0.5 for norms in zip(*lost))
+    return part, whole
 
 
 class Cores(NamedTuple):
@@ -216,10 +243,20 @@ def cores(updates: LowRank, cut: float = RANK_CUT) -> Cores:
     """Exact cores of a stack in the singular bases of its stacked factors, float64.
 
     The bases are cut at the numerical rank, so that adapters that share or overlap in A or B (one
-    frozen A, duplicates, an untrained B) leave no null direction in the core.
+    frozen A, duplicates, an untrained B) leave no null direction in the core. Which directions
+    there are depends on the deltas alone; the bases are those of the factors as they were trained.
     """
-    together = updates.total()
-    U, left = frame(together.B, cut)
-    V, right = frame(together.A.mT, cut)
+    even, together = updates.evened(), updates.total()
+    (U, left), (V, right) = frame(together.B, cut), frame(together.A.mT, cut)
+    if even is not updates:
+        U, left = _turned(frame(even.total().B, cut)[0], together.B)
+        V, right = _turned(frame(even.total().A.mT, cut)[0], together.A.mT)
     core = [left[:, block] @ right[:, block].mT for block in updates.blocks]
     return Cores(U, torch.stack(core), V)
+
+
+def _turned(U: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The singular vectors of `columns` that span what U does, and the coordinates in them."""
+    inner = U.mT @ columns.double()
+    P = torch.linalg.svd(inner, full_matrices=False).U
+    return U @ P, P.mT @ inner

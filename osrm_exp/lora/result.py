@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from osrm_exp.lora.forms import Update
-from osrm_exp.lora.low_rank import Lost, share
+from osrm_exp.lora.low_rank import Lost, share, together
 
 
 class Result:
@@ -49,7 +49,5 @@ class Result:
     def error(self) -> float | None:
         """What truncations cut off, by `rank` or by the method itself, as a share of the norm over
         all modules that were truncated; None where none was."""
-        if not self._lost:
-            return None
-        lost, norm = (sum(part**2 for part in parts) ** 0.5 for parts in zip(*self._lost))
-        return share(lost, norm)
+        lost = together(self._lost)
+        return None if lost is None else share(*lost)

@@ -4,8 +4,9 @@
         -> Mapping[str, Update]
 
 `updates[module]` holds `A [task, rank, in]` and `B [task, out, rank]`. A result without a task axis
-is one merged model; with a leading task axis it is what each task runs with (EMR). A result is low
-rank wherever that is exact, else dense, and may be a lazy mapping that computes a module on access.
+is one merged model; with a leading task axis it is what each task runs with (EMR). An update is
+low rank wherever that is exact, else dense, or routed (SMILE); a result may be a lazy mapping that
+computes a module on access.
 
 What holds for all of them, and `tests/merging/test_laws.py` checks for every `conf/merge/*.yaml`:
 inputs are not modified; results have the dtype of the factors and repeat bit by bit; at its
@@ -57,6 +58,7 @@ from osrm_exp.merging.pcb import pcb as pcb
 from osrm_exp.merging.regmean import lm_cocktail as lm_cocktail
 from osrm_exp.merging.regmean import regmean as regmean
 from osrm_exp.merging.regmean import regmean_pp as regmean_pp
+from osrm_exp.merging.smile import smile as smile
 from osrm_exp.merging.spectral import cart as cart
 from osrm_exp.merging.spectral import iso_c as iso_c
 from osrm_exp.merging.spectral import iso_cts as iso_cts

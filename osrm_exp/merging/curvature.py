@@ -13,7 +13,8 @@ from torch import Tensor
 
 from osrm_exp.lazy import Lazy
 from osrm_exp.lora import Dense, LowRank, Update
-from osrm_exp.merging.geometry import task_weights
+from osrm_exp.merging.contract import checked
+from osrm_exp.merging.geometry import ratio_weights
 
 
 def fisher(
@@ -40,17 +41,17 @@ def fisher(
     if flooring not in ("all", "first", "add"):
         raise ValueError(f"flooring is {flooring!r}: expected all, first or add")
     tasks = len(next(iter(updates.values())))
-    shares = torch.tensor(task_weights(weights, tasks), dtype=torch.float64)
+    given = Lazy(updates, lambda m: checked("fisher", m, fisher[m], tasks, *updates[m].shape))
+    shares = torch.tensor(ratio_weights(weights, tasks), dtype=torch.float64)
     if normalize:
-        squares = sum(fisher[module].double().pow(2).sum((1, 2)) for module in updates)
+        squares = sum(given[module].double().pow(2).sum((1, 2)) for module in updates)
         norms = squares.sqrt().to(shares) + (floor if flooring == "add" else 0)
         shares = shares / torch.where(norms > 0, norms, 1)  # a task without Fisher has its floor
     shares = shares / shares.max()  # keeps tiny Fishers and their weights far from underflow
 
     def compute(module: str) -> Dense:
         stack = updates[module]
-        check_shape("fisher", module, values := fisher[module], tasks, *stack.shape)
-        return Dense(_fisher_mean(stack, values, shares.tolist(), floor, flooring))
+        return Dense(_fisher_mean(stack, given[module], shares.tolist(), floor, flooring))
 
     return Lazy(updates, compute)
 
@@ -95,9 +96,9 @@ def mats(
 
     def compute(module: str) -> Dense:
         stack = updates[module]
-        inner, outer = gram[module], output_gram[module]
-        check_shape("gram", module, inner, len(stack), stack.shape[1], stack.shape[1])
-        check_shape("output_gram", module, outer, len(stack), stack.shape[0], stack.shape[0])
+        rows, columns, tasks = *stack.shape, len(stack)
+        inner = checked("gram", module, gram[module], tasks, columns, columns)
+        outer = checked("output_gram", module, output_gram[module], tasks, rows, rows)
         exact = stack.to(torch.float64)
         inner, outer = inner.to(exact.A), outer.to(exact.A)
         solved = _solve_kronecker(exact, inner, outer, scaling, iterations, tol)
@@ -126,11 +127,3 @@ def _solve_kronecker(
         previous, square = square, residual.square().sum()
         direction = residual + square / previous * direction
     return D
-
-
-def check_shape(kind: str, module: str, given: Tensor, *expected: int) -> None:
-    """A statistic must have the task axis first and one row and column a feature."""
-    if tuple(given.shape) != expected:
-        raise ValueError(
-            f"the {kind} of {module} is {list(given.shape)}, expected {list(expected)}"
-        )

@@ -9,6 +9,7 @@ rank `R`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def karcher(
     """The point of the unit sphere nearest to all directions along arcs, times the mean norm.
 
     Karcher, 1977; mergekit's `karcher`. Tasks with a zero delta have no direction: they count in
-    the mean norm only.
+    the mean norm only. Directions that cancel have no centre: the result is zero.
 
     Args:
         max_iter: steps of the fixed-point iteration, which starts at the normalised mean.
@@ -71,7 +72,7 @@ def _karcher(stack: LowRank, max_iter: int, tol: float, weights: Sequence[float]
     """The iteration in coordinates: `mean` holds the coefficients `[task]` on the unit deltas."""
     products = inner_products(stack)
     norms = products.diagonal().sqrt()
-    share = products.new_tensor(task_weights(weights, len(stack)))
+    share = products.new_tensor(ratio_weights(weights, len(stack)))
     scale = share @ norms / share.sum()
     cosines, exists = _cosines(products), norms > 0
     if not exists.any():
@@ -80,8 +81,8 @@ def _karcher(stack: LowRank, max_iter: int, tol: float, weights: Sequence[float]
     mean = share
     if (
         mean @ cosines @ mean < max(tol, SAME_POINT) ** 2
-    ):  # directions that cancel: start at the first of them
-        mean = exists.to(share) * (exists.cumsum(0) == 1)
+    ):  # directions that cancel have no centre, and no order of the tasks shall choose one
+        return combine(stack, share * 0)
     mean = mean / (mean @ cosines @ mean).sqrt()
     for _ in range(max_iter):
         dots = (cosines @ mean).clamp(-1, 1)
@@ -162,7 +163,23 @@ def task_weights(weights: Sequence[float] | None, tasks: int) -> list[float]:
         return [1.0] * tasks
     if len(weights) != tasks:
         raise ValueError(f"{len(weights)} weights for {tasks} tasks: give one a task, or null")
+    if not all(isfinite(weight) for weight in weights):
+        raise ValueError(f"the weights {list(weights)} are not all finite: give one number a task")
     return [float(weight) for weight in weights]
+
+
+def ratio_weights(weights: Sequence[float] | None, tasks: int) -> list[float]:
+    """One weight a task, where only their ratios matter.
+
+    Raises:
+        ValueError: they sum to zero.
+    """
+    given = task_weights(weights, tasks)
+    if abs(sum(given)) <= 1e-9 * sum(map(abs, given)):
+        raise ValueError(
+            f"the weights {given} sum to zero, and only their shares of the sum count: change one"
+        )
+    return given
 
 
 def _owner(stack: LowRank) -> Tensor:

@@ -11,6 +11,7 @@ from osrm_exp.merging.selection import kth_smallest
 from osrm_exp.merging.spaces import Merged, Stacks, in_space
 from osrm_exp.merging.streams import Stream, blockwise, per_group, streams
 
+HIGHEST = 64  # exponent; with more tasks all scores are scaled down, of which their ratios count
 TAIL = 1e-4  # share of magnitudes clamped at either end, fixed in the released code
 
 
@@ -61,7 +62,9 @@ def _score(block: Tensor, smallest: Tensor, largest: Tensor) -> Tensor:
     """Balance of competition `beta [task, *]`."""
     low, high = _as(smallest, block), _as(largest, block)
     share = (_clamped(block, smallest, largest) - low) / torch.where(high > low, high - low, 1)
-    return torch.exp(len(block) * share.square()) * torch.tanh(block * block.sum(0))
+    tasks = len(block)
+    exponent = tasks * share.square() - max(0, tasks - HIGHEST)
+    return torch.exp(exponent) * torch.tanh(block * block.sum(0))
 
 
 def _clamped(block: Tensor, smallest: Tensor, largest: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from osrm_exp.lora import LowRank, Update
-from osrm_exp.merging.curvature import check_shape
-from osrm_exp.merging.geometry import combine, task_weights
+from osrm_exp.merging.contract import checked
+from osrm_exp.merging.geometry import combine, ratio_weights
 
 
 def regmean(
@@ -56,8 +56,8 @@ def _regmean(
     weights: Sequence[float] | None,
 ) -> LowRank:
     width = stack.shape[1]
-    check_shape("gram", module, gram, len(stack), width, width)
-    weights = task_weights(weights, len(stack))
+    checked("gram", module, gram, len(stack), width, width)
+    weights = ratio_weights(weights, len(stack))
     total, right = torch.zeros(width, width, dtype=torch.float64, device=stack.A.device), []
     for weight, update, moment in zip(weights, stack.unstack(), gram):
         moment = moment.to(total)
@@ -108,7 +108,7 @@ def regmean_pp(
         raise ValueError(f"no adapter has the modules {sorted(unknown)} of the blocks")
     merged: dict[str, Update] = {}
     for module in (m for m in updates if m not in within):
-        shares = updates[module].A.new_tensor(task_weights(weights, len(updates[module])))
+        shares = updates[module].A.new_tensor(ratio_weights(weights, len(updates[module])))
         merged[module] = combine(updates[module], shares / shares.sum())
     for block in gram_after.blocks:
         grams = gram_after(dict(merged), block)
@@ -128,7 +128,10 @@ def lm_cocktail(
         losses: each expert's mean loss on a few examples of what the merge is for, one a task; one
             more at the end is the base model's, which takes its share of the weight, no more.
     """
-    weights = (-torch.as_tensor(losses, dtype=torch.float64) / temperature).softmax(0)
+    given = torch.as_tensor(losses, dtype=torch.float64)
+    if not given.isfinite().all():
+        raise ValueError(f"the losses {given.tolist()} are not all finite: give one number a task")
+    weights = (-given / temperature).softmax(0)
     merged = {}
     for module, stack in updates.items():
         if len(weights) - len(stack) not in (0, 1):

@@ -47,11 +47,15 @@ def iso_cts(stacks: Stacks, *, common_space_fraction: float, scaling: float) -> 
     """Iso-C of a basis in which every task has a few directions that the sum does not.
 
     About `common_space_fraction` of the core's directions come from the sum, the others in equal
-    numbers from the tasks' remainders. Marczak et al., ICML 2025, alg. 2, in the core.
+    numbers, at least one, from the tasks' remainders. Marczak et al., ICML 2025, alg. 2, in the
+    core.
     """
 
     def share(size: int, tasks: int) -> tuple[int, int]:
-        return filled(size, tasks, common_space_fraction)
+        common, own = filled(size, tasks, common_space_fraction)
+        if own or common_space_fraction == 1:
+            return common, own
+        return max(0, size - tasks), 1  # a small core would round to none, which is iso_c
 
     return {m: rotated(s, common_and_own, share, RANK_CUT) * scaling for m, s in stacks.items()}
 
@@ -133,7 +137,8 @@ def common_and_own(
     if not tasks:
         return torch.zeros_like(deltas[0])
     common, own = share(min(deltas.shape[1:]), len(tasks))
-    parts = [head(svd(deltas.sum(0), cut), common)]
+    total = svd(deltas.sum(0), cut)  # of tasks that cancel: rounding beside the largest of them
+    parts = [head(above(total, cut * norms.max().item()), common)]
     for task in tasks:
         remainder = above(task.without(parts[0].U).svd(cut=0), cut * norms.max().item())
         parts.append(head(remainder, own))

@@ -144,10 +144,8 @@ def test_unequal_ranks_are_written_as_patterns(cell, shop, tmp_path, monkeypatch
     chosen = cell("roberta", "merge=average")
     rows = pipeline.run(chosen, shop)
     result = export.repeated(chosen, rows, export.adapters_of(chosen, shop), shop)
-    changed = {
-        name: LowRank(u.A[: 2 + i], u.B[:, : 2 + i]) for i, (name, u) in enumerate(result.items())
-    }
-    monkeypatch.setattr(export, "repeated", lambda *_: changed)
+    changed = {name: LowRank(u.A[: 2 + i], u.B[:, : 2 + i]) for i, (name, u) in enumerate(result)}
+    monkeypatch.setattr(export, "repeated", lambda *_: Result(changed))
     out = export.export(chosen, rows, tmp_path / "out", shop, **PLAIN)
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["r"] == 1 + len(changed) and len(config["rank_pattern"]) == len(changed) - 1

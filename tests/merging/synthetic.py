@@ -91,7 +91,7 @@ def statistics(method: Merge, updates: Mapping[str, LowRank], tasks: int) -> dic
         "fisher": lambda: {m: positive(*u.shape) for m, u in updates.items()},
         "losses": positive,
     }
-    kinds = {k: how["_target_"].rpartition(".")[2] for k, how in method.statistics.items()}
+    kinds = {k: how.call.target.rpartition(".")[2] for k, how in method.statistics.items()}
     if unknown := set(kinds.values()) - set(made):
         pytest.fail(f"tell tests/merging/synthetic.py how to make up {', '.join(unknown)}")
     return {keyword: made[kind]() for keyword, kind in kinds.items()}

@@ -32,7 +32,7 @@ def test_a_method_runs_from_its_file_to_its_rows(cell, shop, name):
     assert all(row["value"] == row["value"] for row in rows)
     assert {row["merge"] for row in rows} == {name}
     form, kind = rows[0]["output"].split(", ")
-    assert form in ("shared", "per_task") and kind.split()[0] in ("lowrank", "dense")
+    assert form in ("shared", "per_task", "routed") and kind.split()[0] in ("lowrank", "dense")
     assert len(list(shop.store.root.glob(f"{FineTune.__name__}/[!.]*"))) <= 3
 
 

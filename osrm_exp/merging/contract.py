@@ -1,0 +1,75 @@
+"""What every merge method may count on, wherever it is called from: precise and finite inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osrm_exp.lazy import Lazy
+from osrm_exp.lora import Dense, LowRank, Routed, Update
+
+SYMMETRIC = 1e-4  # share of a gram's largest entry by which its triangles may differ
+Method = Callable[..., Mapping[str, Update]]
+
+
+def upheld(
+    method: Method, updates: Mapping[str, LowRank], /, *args: Any, **keywords: Any
+) -> Mapping[str, Update]:
+    """`method(updates, ...)` of finite factors, in float32 at least, given back in their dtype.
+
+    Raises:
+        ValueError: a factor that is not finite, or a result that is no update.
+    """
+    for module, stack in updates.items():
+        _check_factors(module, stack)
+    precise = {module: _promoted(stack) for module, stack in updates.items()}
+    merged = method(precise, *args, **keywords)
+    return Lazy(merged, lambda module: _in(updates[module].dtype, module, merged[module]))
+
+
+def _promoted(stack: LowRank) -> LowRank:
+    dtype = torch.promote_types(stack.A.dtype, stack.B.dtype)
+    return stack.to(torch.promote_types(dtype, torch.float32))
+
+
+def _in(dtype: torch.dtype, module: str, update: Update) -> Update:
+    if not isinstance(update, LowRank | Dense | Routed):
+        raise ValueError(
+            f"the merge method gave {module} a {type(update).__name__}: return LowRank(A, B) or "
+            "Dense(delta) of osrm_exp.lora"
+        )
+    return update if dtype in (torch.float32, torch.float64) else update.to(dtype)
+
+
+def _check_factors(module: str, stack: LowRank) -> None:
+    for task, (A, B) in enumerate(zip(stack.A, stack.B), 1):
+        if not (A.isfinite().all() and B.isfinite().all()):
+            raise ValueError(
+                f"the update of {module} of task {task} holds NaN or infinity: train it again, or "
+                "leave it out"
+            )
+
+
+def checked(kind: str, module: str, given: Tensor, *expected: int) -> Tensor:
+    """A statistic `[task, ...]` of a module, finite and of the expected shape.
+
+    Raises:
+        ValueError: it is not, or a gram that is not symmetric.
+    """
+    if tuple(given.shape) != expected:
+        raise ValueError(
+            f"the {kind} of {module} is {list(given.shape)}, expected {list(expected)}"
+        )
+    for task, values in enumerate(given, 1):
+        if not values.isfinite().all():
+            raise ValueError(
+                f"the {kind} of {module} of task {task} holds NaN or infinity: collect it again"
+            )
+        if "gram" in kind and (values - values.mT).abs().max() > SYMMETRIC * values.abs().max():
+            raise ValueError(
+                f"the {kind} of {module} of task {task} is not symmetric: give X.T @ X of inputs X"
+            )
+    return given
