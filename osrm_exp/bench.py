@@ -76,7 +76,9 @@ class Bench:
                 own = {} if shared else {k: update.task(index) for k, update in merged.items()}
                 batches = self.data[index].batches(split, self.batch_size)
                 with applied(self.net, own, self.heads[index]) as net:
-                    found.append(scores(task, *logits(net, batches)))
+                    found.append(
+                        scores(task, *logits(net, batches), self.data[index].numbers(split))
+                    )
         return found
 
 

@@ -209,7 +209,7 @@ def _tasks(
         raise ValueError(
             f"dataset.only names {unknown}; {suite['name']} has: {', '.join(suite['tasks'])}"
         )
-    apart = ("name", "tasks", "only", "paraphrase_headline")
+    apart = ("name", "tasks", "only")
     shared = {k: v for k, v in suite.items() if k not in apart}
     tasks = []
     for name in only:

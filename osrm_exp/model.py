@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,6 +25,8 @@ from osrm_exp.spec import Model
 logging.set_verbosity_error()  # a new head is expected here, not news
 logging.disable_progress_bar()
 
+SEQUENCES = "AutoModelForSequenceClassification"  # of all kinds so far
+
 
 @lru_cache(maxsize=8)
 def load_tokenizer(model: Model, truncation_side: str = "right") -> PreTrainedTokenizerBase:
@@ -36,17 +38,18 @@ def load_tokenizer(model: Model, truncation_side: str = "right") -> PreTrainedTo
 
 
 def load_backbone(
-    model: Model, outputs: int, *, precision: str, dropout: float | None = None
-) -> PreTrainedModel:
+    model: Model, outputs: int, *, precision: str, dropout: float | None = None,
+    auto: str = SEQUENCES,
+) -> PreTrainedModel:  # fmt: skip
     """The pretrained checkpoint with a new head of `outputs` logits, drawn from torch's seed.
 
     Base weights in `precision`, heads in float32, whatever they are fed. `dropout` replaces every
-    dropout rate of the checkpoint's config; None keeps them.
+    dropout rate of the checkpoint's config; None keeps them. `auto` is a kind's class.
     """
     config = _config(model, outputs, dropout)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     net, found = _from(
-        AutoModelForSequenceClassification, model, config=config, dtype=dtype,
+        getattr(transformers, auto), model, config=config, dtype=dtype,
         ignore_mismatched_sizes=True, output_loading_info=True,
         attn_implementation=model.attention,
     )  # fmt: skip
@@ -60,10 +63,10 @@ def load_backbone(
     return net
 
 
-def skeleton(model: Model, outputs: int) -> PreTrainedModel:
+def skeleton(model: Model, outputs: int, *, auto: str = SEQUENCES) -> PreTrainedModel:
     """The architecture alone, on the meta device: shapes for checks, at no cost."""
     with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(_config(model, outputs))
+        return getattr(transformers, auto).from_config(_config(model, outputs))
 
 
 def adapted_modules(

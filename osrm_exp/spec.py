@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from osrm_exp.call import Call, split
 from osrm_exp.record import Record, build, digest
+
+if TYPE_CHECKING:
+    from osrm_exp.tasks.kinds import Kind
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -44,7 +47,7 @@ class Task(Record):
     revision: str | None = Field(default=None, exclude=True)
     source: str  # identity of the rows, see `identity`
     text: tuple[str, ...]
-    labels: tuple[str, ...] | None = None  # null: regression
+    labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # null: a regression
     headline: str
     train: str = "train"
     validation: str = "validation"
@@ -54,9 +57,16 @@ class Task(Record):
     holdout: Fraction
 
     @property
+    def kind(self) -> Kind:
+        """What its rows, loss, predictions and metrics are."""
+        from osrm_exp.tasks import kinds  # torch: not before a task is worked on
+
+        return kinds.regression if self.labels is None else kinds.classification
+
+    @property
     def outputs(self) -> int:
-        """Width of the head: one logit a label, one for a regression."""
-        return len(self.labels) if self.labels else 1
+        """Width of the head."""
+        return self.kind.outputs(self)
 
 
 class Lora(Record):

@@ -10,6 +10,7 @@ from osrm_exp.diagnostics import diagnosed, tidy
 from osrm_exp.lora import Result
 from osrm_exp.model import applied, load_backbone
 from osrm_exp.spec import FineTune
+from osrm_exp.tasks.metrics import Scored
 
 FAMILIES = ["bert", "roberta", "t5", "llama"]
 
@@ -43,7 +44,7 @@ def test_individual_is_each_adapter_alone(cell, workshop):
     folders = [workshop.store.folder(needs.fine_tune(chosen, t)) for t in chosen.tasks]
     adapters = [read_adapter(folder) for folder in folders]
     bench = Bench(chosen, adapters, workshop)
-    values, _ = bench.scores(Result(adapters[0].updates), "validation")[0]
+    values = bench.scores(Result(adapters[0].updates), "validation")[0].values
     row = next(r for r in rows if r["task"] == "cola" and r["headline"])
     assert row["value"] == values["mcc"]
     assert row["output"].startswith("per_task, lowrank 4")
@@ -77,7 +78,10 @@ def test_search_takes_the_best_candidate(cell, workshop, monkeypatch):
     def scores(self, merged, split):
         seen.append(split)
         value = next(values) if split == "tune" else 0.5
-        return [({t.headline: value, **dict.fromkeys(("f1",), 0.0)}, False) for t in self.tasks]
+        return [
+            Scored({t.headline: value}, {t.headline: 0.0}, False, 0.5, (0,), (0,), (0,))
+            for t in self.tasks
+        ]
 
     monkeypatch.setattr(Bench, "scores", scores)
     rows = pipeline.run(chosen, workshop).rows

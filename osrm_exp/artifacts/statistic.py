@@ -32,8 +32,10 @@ def build(spec: Statistic, folder: Path, workshop: Workshop) -> None:
     released = spec.call.options.get("include_padding")  # pads as far as the release does
     batches = rows.batches("train", BATCH, spec.samples, spec.max_length if released else None)
     torch.manual_seed(0)  # the head of the base model is new; no gram sees it
-    net = load_backbone(spec.model, spec.task.outputs, precision=spec.precision).eval()
-    net = net.to(workshop.device)
+    net = load_backbone(
+        spec.model, spec.task.outputs, precision=spec.precision, auto=spec.task.kind.auto
+    )
+    net = net.eval().to(workshop.device)
     batches = [{k: v.to(net.device) for k, v in batch.items()} for batch in batches]
     modules = list(adapted_modules(net, spec.model, spec.blocks))
     with ExitStack() as contexts:

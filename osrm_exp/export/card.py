@@ -96,8 +96,8 @@ def _use(cell: Cell, merged: bool, task: str | None) -> str:
     lines = [
         "from peft import PeftModel" if not merged else "",
         "from safetensors.torch import load_file" if not task else "",
-        "from transformers import AutoModelForSequenceClassification",
-        f"net = AutoModelForSequenceClassification.from_pretrained({path!r}{new})",
+        f"from transformers import {shown.kind.auto}",
+        f"net = {shown.kind.auto}.from_pretrained({path!r}{new})",
         f'net.load_state_dict(load_file("heads/{shown.name}.safetensors"), strict=False)'
         if not task else "",
         'net = PeftModel.from_pretrained(net, ".").eval()' if not merged else "",

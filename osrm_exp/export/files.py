@@ -130,7 +130,7 @@ def write_lora(folder: Path, merged: Result, cell: Cell, head: Head) -> None:
         factors[name] = single.balanced()
     config: dict[str, Any] = {"base_model_name_or_path": cell.model.path}
     if head:
-        config |= {"task_type": "SEQ_CLS", "modules_to_save": list(cell.model.heads)}
+        config |= {"task_type": head[0].kind.task_type, "modules_to_save": list(cell.model.heads)}
     write_adapter(
         folder, factors, head[1].heads if head else {}, revision=cell.model.revision, **config
     )
@@ -143,8 +143,10 @@ def write_checkpoint(folder: Path, merged: Result, cell: Cell, head: Head) -> No
     """
     tuning = cell.tuning
     torch.manual_seed(0)  # of a head that is replaced, or not saved
-    net = load_backbone(cell.model, head[0].outputs if head else 1, precision=tuning.precision)
-    net = net.float()
+    shown = head[0] if head else cell.tasks[0]
+    net = load_backbone(
+        cell.model, shown.outputs if head else 1, precision=tuning.precision, auto=shown.kind.auto
+    ).float()
     with torch.no_grad():
         for name, update in merged:
             net.get_submodule(name).weight += update.single.delta.float()

@@ -91,9 +91,7 @@ def _loss(bench: Bench, updates: Mapping[str, Update], task: int, samples: int) 
     batches = bench.data[task].batches(split, bench.batch_size, samples)
     with applied(bench.net, updates, bench.heads[task]) as net:
         scores, labels = logits(net, batches)
-    if bench.tasks[task].labels:
-        return nn.functional.cross_entropy(scores, labels).item()
-    return nn.functional.mse_loss(scores.squeeze(-1), labels.float()).item()
+    return bench.tasks[task].kind.loss(scores, labels).item()
 
 
 def _on(device: torch.device, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from datasets import Dataset, load_dataset
 from torch.utils.data import DataLoader, RandomSampler, Sampler
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from osrm_exp.hub import fetched
 from osrm_exp.spec import Task
 from osrm_exp.tasks import mini
-
-Batch = dict[str, torch.Tensor]
+from osrm_exp.tasks.kinds import Batch, Example, Row
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,9 @@ class TaskData:
 
     task: Task
     tokenizer: PreTrainedTokenizerBase
-    train: list[dict[str, Any]]
-    tune: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    train: list[Example]
+    tune: list[Example]
+    validation: list[Example]
 
     def batches(
         self, split: str, size: int, rows: int | None = None, pad_to: int | None = None
@@ -42,12 +40,19 @@ class TaskData:
 
         `rows` takes the first so many, which is a random sample: train was permuted.
         """
-        chosen = getattr(self, split)[:rows]
-        chosen = sorted(chosen, key=lambda row: len(row["input_ids"]))
-        collate = DataCollatorWithPadding(
-            self.tokenizer, padding="max_length" if pad_to else True, max_length=pad_to
-        )
-        return [dict(collate(chosen[i : i + size])) for i in range(0, len(chosen), size)]
+        chosen = self._by_length(split, rows)
+        return [self.collate(chosen[i : i + size], pad_to) for i in range(0, len(chosen), size)]
+
+    def numbers(self, split: str) -> list[int]:
+        """Which rows of the source a split's batches hold, in their order."""
+        return [row["row"] for row in self._by_length(split)]
+
+    def _by_length(self, split: str, rows: int | None = None) -> list[Example]:
+        return sorted(getattr(self, split)[:rows], key=lambda row: len(row["input_ids"]))
+
+    def collate(self, examples: Sequence[Example], pad_to: int | None = None) -> Batch:
+        """Some rows as one batch, padded to the longest or to `pad_to`."""
+        return self.task.kind.collate(examples, self.tokenizer, pad_to)
 
 
 def read(task: Task, split: str) -> Dataset:
@@ -88,20 +93,14 @@ def load(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tas
     if task.holdout and not 0 < held < len(train):
         raise ValueError(f"{task.name}: a holdout of {task.holdout} leaves a split of no row")
 
-    def tokenised(rows: Dataset) -> list[dict[str, Any]]:
-        texts = [list(rows[column]) for column in task.text]
-        tokens = tokenizer(*texts, truncation=True, max_length=max_length)
-        kind = int if task.labels else float
-        keys = [key for key in ("input_ids", "attention_mask", "token_type_ids") if key in tokens]
-        return [
-            {**{key: tokens[key][i] for key in keys}, "labels": kind(label)}
-            for i, label in enumerate(rows["label"])
-        ]
+    def tokenised(rows: Dataset) -> list[Example]:
+        texts = zip(*(rows[column] for column in task.text))
+        labels = [task.kind.label(task, label) for label in rows["label"]]
+        found = [Row(i, *row) for i, row in enumerate(zip(texts, labels))]
+        return task.kind.encode(found, tokenizer, max_length)
 
     tune, rest = train.select(range(held)), train.select(range(held, len(train)))
-    splits = [tokenised(rows) for rows in (rest, tune, validation)] if held else [
-        tokenised(rest), [], tokenised(validation)]  # fmt: skip
-    return TaskData(task, tokenizer, *splits)
+    return TaskData(task, tokenizer, *(tokenised(rows) for rows in (rest, tune, validation)))
 
 
 def checked(task: Task, split: str, rows: Dataset) -> Dataset:
@@ -135,13 +134,10 @@ def checked(task: Task, split: str, rows: Dataset) -> Dataset:
 
 def _check_labels(task: Task, split: str, rows: Dataset) -> None:
     for label in set(rows["label"]):
-        if task.labels and label not in range(len(task.labels)):
-            raise ValueError(
-                f"{task.name}/{split} holds the label {label!r}; its {len(task.labels)} labels "
-                f"({', '.join(task.labels)}) are numbered from 0"
-            )
-        if not task.labels and (label is None or label != label):
-            raise ValueError(f"{task.name}/{split} holds a missing value as label")
+        try:
+            task.kind.label(task, label)
+        except ValueError as error:
+            raise ValueError(f"{task.name}/{split} holds the label {label!r}: {error}") from None
 
 
 class TaskDataModule(pl.LightningDataModule):
@@ -157,7 +153,7 @@ class TaskDataModule(pl.LightningDataModule):
             self.data.train,
             batch_size=self.batch_size,
             sampler=LengthBuckets(lengths, self.batch_size, self.seed),
-            collate_fn=DataCollatorWithPadding(self.data.tokenizer),
+            collate_fn=self.data.collate,
         )
 
     def val_dataloader(self) -> DataLoader:

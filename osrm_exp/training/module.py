@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from osrm_exp.spec import Task, Tuning
@@ -33,15 +33,9 @@ class LoraFineTuning(pl.LightningModule):
     def on_train_start(self) -> None:
         self.net.train()  # `from_pretrained` leaves eval mode on, and Lightning keeps what it finds
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy over `[row, label]`, or mean squared error over `[row, 1]`."""
-        if self.task.labels:
-            return nn.functional.cross_entropy(logits.float(), labels)
-        return nn.functional.mse_loss(logits.float().squeeze(-1), labels.float())
-
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         labels = batch.pop("labels")
-        loss = self.loss(self.net(**batch).logits, labels)
+        loss = self.task.kind.loss(self.net(**batch).logits, labels)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"{self.task.name}: the training loss is {loss.item()} at step {self.global_step} "
@@ -57,7 +51,7 @@ class LoraFineTuning(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         logits, labels = (torch.cat(parts) for parts in zip(*self.outputs))
         self.outputs.clear()
-        values, _ = scores(self.task, logits, labels)
+        values = scores(self.task, logits, labels).values
         self.log_dict({f"{self.task.name}/{name}": value for name, value in values.items()})
         self.log("headline", values[self.task.headline], prog_bar=True)
 

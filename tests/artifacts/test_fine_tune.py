@@ -29,7 +29,7 @@ def test_a_stored_adapter_scores_what_training_saw(cell, workshop, init):
     adapters = [read_adapter(folder) for folder in folders]
     bench = Bench(chosen, adapters, workshop)
     for index, (task, folder) in enumerate(zip(chosen.tasks, folders)):
-        values, _ = bench.scores(Result(adapters[index].updates), "tune")[index]
+        values = bench.scores(Result(adapters[index].updates), "tune")[index].values
         best = json.loads((folder / "training.json").read_text())["headline"]
         assert values[task.headline] == pytest.approx(best, abs=2e-3), task.name
     assert {row["init"] for row in rows} == {init}

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,29 +19,49 @@ def one_hot(classes, width):
 
 
 def test_binary_scores_follow_their_definitions():
-    values, degenerate = scores(task(2), one_hot([1, 1, 0, 0, 1], 2), torch.tensor([1, 0, 0, 0, 1]))
-    assert values["accuracy"] == pytest.approx(0.8)
-    assert values["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1))
-    assert values["accuracy_f1"] == pytest.approx((0.8 + 0.8) / 2)
-    assert values["mcc"] == pytest.approx((2 * 2 - 1 * 0) / math.sqrt(3 * 2 * 3 * 2))
-    assert not degenerate
+    found = scores(task(2), one_hot([1, 1, 0, 0, 1], 2), torch.tensor([1, 0, 0, 0, 1]))
+    assert found.values["accuracy"] == pytest.approx(0.8)
+    assert found.values["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1))
+    assert found.values["accuracy_f1"] == pytest.approx((0.8 + 0.8) / 2)
+    assert found.values["mcc"] == pytest.approx((2 * 2 - 1 * 0) / math.sqrt(3 * 2 * 3 * 2))
+    assert not found.degenerate and found.largest_share == pytest.approx(0.6)
+    assert found.predictions.tolist() == [1, 1, 0, 0, 1] and found.labels.tolist() == [
+        1,
+        0,
+        0,
+        0,
+        1,
+    ]
 
 
 def test_a_constant_prediction_scores_zero_correlation_and_is_flagged():
-    labels = torch.tensor([0, 0, 1, 0, 1])
-    values, degenerate = scores(task(2, "mcc"), one_hot([0] * 5, 2), labels)
-    assert values["mcc"] == 0 and values["f1"] == 0 and degenerate
-    values, degenerate = scores(
-        task(0, "pearson_spearman"), torch.full((5, 1), 2.5), torch.arange(5.0)
-    )
-    assert values == {"pearson": 0, "spearman": 0, "pearson_spearman": 0} and degenerate
+    found = scores(task(2, "mcc"), one_hot([0] * 5, 2), torch.tensor([0, 0, 1, 0, 1]))
+    assert found.values["mcc"] == 0 and found.values["f1"] == 0
+    assert found.degenerate and found.largest_share == 1
+    found = scores(task(0, "pearson_spearman"), torch.full((5, 1), 2.5), torch.arange(5.0))
+    assert found.values == {"pearson": 0, "spearman": 0, "pearson_spearman": 0}
+    assert found.degenerate and found.largest_share == 1
+
+
+def test_floors_are_the_scores_of_the_majority_class_and_zero_for_a_correlation():
+    labels = torch.tensor([1, 1, 1, 0])
+    found = scores(task(2), one_hot([0, 1, 0, 1], 2), labels)
+    assert found.floors == scores(task(2), one_hot([1] * 4, 2), labels).values
+    assert found.floors["accuracy"] == 0.75 and found.floors["mcc"] == 0
+    assert found.floors["f1"] == pytest.approx(2 * 3 / (2 * 3 + 1))
+    three = scores(task(3), one_hot([0, 1, 2], 3), torch.tensor([2, 2, 0]))
+    assert three.floors == {"accuracy": pytest.approx(2 / 3), "mcc": 0}
+    value = scores(task(0, "pearson"), torch.randn(9, 1), torch.arange(9.0))
+    assert set(value.floors.values()) == {0.0} and value.floors.keys() == value.values.keys()
 
 
 def test_correlations():
     truth = torch.arange(6.0)
-    values, degenerate = scores(task(0, "pearson"), (truth**3)[:, None], truth)
-    assert values["spearman"] == pytest.approx(1) and 0.8 < values["pearson"] < 1
-    assert not degenerate
+    found = scores(task(0, "pearson"), (truth**3)[:, None], truth)
+    assert found.values["spearman"] == pytest.approx(1) and 0.8 < found.values["pearson"] < 1
+    assert not found.degenerate and np.array_equal(found.predictions, truth.numpy() ** 3)
+    single = scores(task(0, "pearson"), torch.ones(1, 1), torch.ones(1))
+    assert set(single.values.values()) == {0.0}
 
 
 def test_wrong_headlines_and_broken_outputs_are_refused():
