@@ -84,7 +84,7 @@ def _class(task: Task, value: Any) -> int:
         raise ValueError(f"none of its {len(labels)} labels {', '.join(labels)}{places}") from None
 
 
-def _value(task: Task, value: Any) -> float:
+def _value(_: Task, value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     raise ValueError("not a finite number, as a task without labels (a regression) needs")
