@@ -74,9 +74,10 @@ class Bench:
         with applied(self.net, merged) if shared else nullcontext():
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
                 own = {} if shared else {k: update.task(index) for k, update in merged.items()}
-                batches = self.data[index].batches(split, self.batch_size)
+                rows = self.data[index]
+                batches = rows.batches(split, self.batch_size)
                 with applied(self.net, own, self.heads[index]) as net:
-                    found.append(scores(task, *logits(net, batches)))
+                    found.append(scores(task, *logits(net, batches), rows.numbers(split)))
         return found
 
 

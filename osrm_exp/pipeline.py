@@ -53,7 +53,7 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
         "tuned_on": cell.protocol.select if tried else "none",
         "truncation_error": result.error, "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
-    return Outcome(list(_rows(cell, shared, found)), tried, list(_predictions(bench, found)))
+    return Outcome(list(_rows(cell, shared, found)), tried, list(_predictions(cell, found)))
 
 
 def search(cell: Cell, bench: Bench, statistics: Mapping) -> tuple[dict[str, Any], Rows]:
@@ -105,9 +105,8 @@ def _rows(cell: Cell, shared: Mapping[str, Any], found: Sequence[Scored]) -> Ite
             }  # fmt: skip
 
 
-def _predictions(bench: Bench, found: Sequence[Scored]) -> Iterator[dict]:
-    for task, data, scored in zip(bench.tasks, bench.data, found):
-        lines = zip(data.numbers("validation"), scored.labels, scored.predictions)
-        for row, label, guess in lines:
+def _predictions(cell: Cell, found: Sequence[Scored]) -> Iterator[dict]:
+    for task, scored in zip(cell.tasks, found):
+        for row, label, guess in zip(scored.rows, scored.labels, scored.predictions):
             known = {"label": float(label), "prediction": float(guess)}
             yield {"task": task.name, "row": row, **known}

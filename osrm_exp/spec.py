@@ -58,8 +58,8 @@ class Task(Record):
 
     @property
     def kind(self) -> Kind:
-        """What its rows, loss, predictions and metrics are; imported when a task is worked on."""
-        from osrm_exp.tasks import kinds
+        """What its rows, loss, predictions and metrics are."""
+        from osrm_exp.tasks import kinds  # torch: not before a task is worked on
 
         return kinds.regression if self.labels is None else kinds.classification
 

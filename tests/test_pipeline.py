@@ -1,4 +1,3 @@
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -79,9 +78,8 @@ def test_search_takes_the_best_candidate(cell, workshop, monkeypatch):
     def scores(self, merged, split):
         seen.append(split)
         value = next(values) if split == "tune" else 0.5
-        zero = np.zeros(1)
         return [
-            Scored({t.headline: value}, {t.headline: 0.0}, False, 0.5, zero, zero)
+            Scored({t.headline: value}, {t.headline: 0.0}, False, 0.5, (0,), (0,), (0,))
             for t in self.tasks
         ]
 

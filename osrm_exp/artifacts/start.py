@@ -44,18 +44,18 @@ class Start(NamedTuple):
 def network(spec: FineTune) -> PeftModel:
     """The backbone with a new head and LoRA as PEFT starts it, drawn from torch's seed."""
     tuning, lora, init = spec.tuning, spec.tuning.lora, spec.init
-    kind = spec.task.kind
     net = load_backbone(
         spec.model, spec.task.outputs, precision=tuning.precision, dropout=tuning.dropout,
-        auto=kind.auto,
+        auto=spec.task.kind.auto,
     )  # fmt: skip
     names = list(adapted_modules(net, spec.model, lora.blocks, lora.r))
     if tuning.gradient_checkpointing:
         # the reentrant form gives LoRA under frozen embeddings a gradient of exactly zero
         net.gradient_checkpointing_enable({"use_reentrant": False})
     config = LoraConfig(
-        task_type=kind.task_type, target_modules=names, modules_to_save=list(spec.model.heads),
-        init_lora_weights=init.peft, **lora.model_dump(exclude={"blocks"}),
+        task_type=spec.task.kind.task_type, target_modules=names,
+        modules_to_save=list(spec.model.heads), init_lora_weights=init.peft,
+        **lora.model_dump(exclude={"blocks"}),
     )  # fmt: skip
     if init.prepare:
         rows = rows_of(spec).batches("train", 1, init.prepare.samples)

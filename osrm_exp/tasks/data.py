@@ -40,21 +40,19 @@ class TaskData:
 
         `rows` takes the first so many, which is a random sample: train was permuted.
         """
-        chosen = by_length(getattr(self, split)[:rows])
+        chosen = self._by_length(split, rows)
         return [self.collate(chosen[i : i + size], pad_to) for i in range(0, len(chosen), size)]
+
+    def numbers(self, split: str) -> list[int]:
+        """Which rows of the source a split's batches hold, in their order."""
+        return [row["row"] for row in self._by_length(split)]
+
+    def _by_length(self, split: str, rows: int | None = None) -> list[Example]:
+        return sorted(getattr(self, split)[:rows], key=lambda row: len(row["input_ids"]))
 
     def collate(self, examples: Sequence[Example], pad_to: int | None = None) -> Batch:
         """Some rows as one batch, padded to the longest or to `pad_to`."""
         return self.task.kind.collate(examples, self.tokenizer, pad_to)
-
-    def numbers(self, split: str) -> list[int]:
-        """The places that the rows of `batches(split)` have in their source, in that order."""
-        return [example["row"] for example in by_length(getattr(self, split))]
-
-
-def by_length(examples: Sequence[Example]) -> list[Example]:
-    """Examples in the order in which they are batched for scoring."""
-    return sorted(examples, key=lambda example: len(example["input_ids"]))
 
 
 def read(task: Task, split: str) -> Dataset:

@@ -8,6 +8,7 @@ recorded; a task's `headline` says which one the averages use.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,9 @@ class Scored:
         floors: the same metrics of the best constant prediction (majority class, mean).
         degenerate: all predictions are the same; a correlation is then undefined and counts as 0.
         largest_share: of the rows, those with the most frequent prediction.
-        predictions: `[row]`, class indices or values, in the order of the outputs.
+        predictions: `[row]`, class indices or values.
         labels: `[row]`, what they should be.
+        rows: `[row]`, their numbers in the source.
     """
 
     values: dict[str, float]
@@ -37,6 +39,7 @@ class Scored:
     largest_share: float
     predictions: np.ndarray
     labels: np.ndarray
+    rows: Sequence[int]
 
 
 def metrics_of(task: Task) -> tuple[str, ...]:
@@ -51,12 +54,13 @@ def metrics_of(task: Task) -> tuple[str, ...]:
     return names
 
 
-def scores(task: Task, logits: Tensor, labels: Tensor) -> Scored:
+def scores(task: Task, logits: Tensor, labels: Tensor, rows: Sequence[int] | None = None) -> Scored:
     """What a network's outputs on a split are worth.
 
     Args:
         logits: `[row, output]`.
         labels: `[row]`, class indices or values.
+        rows: `[row]`, their numbers in the source; None counts them.
 
     Raises:
         ValueError: outputs that are not finite.
@@ -72,6 +76,7 @@ def scores(task: Task, logits: Tensor, labels: Tensor) -> Scored:
         {name: values[name] for name in names}, {name: floors[name] for name in names},
         degenerate=len(guess) > 1 and bool(np.ptp(guess) <= 1e-6 * np.abs(guess).max()),
         largest_share=float(counts.max() / len(guess)), predictions=guess, labels=truth,
+        rows=range(len(guess)) if rows is None else rows,
     )  # fmt: skip
 
 
