@@ -167,11 +167,7 @@ def test_what_cannot_be_collected_is_refused():
         gram(net, [empty], modules, level="sample")
     with pytest.raises(ValueError, match=r"mask \[4, 7\] does not fit"):
         decoder = {**data, "decoder_input_ids": data["input_ids"][:, :3]}
-        gram(
-            tiny_models.model("t5"),
-            [decoder],
-            ["transformer.decoder.block.0.layer.0.SelfAttention.q"],
-        )
+        gram(tiny_models.model("t5_text"), [decoder], ["decoder.block.0.layer.0.SelfAttention.q"])
     with pytest.raises(ValueError, match="training mode"):
         gram(net.train(), [data], modules)
 
