@@ -3,10 +3,18 @@
 import torch
 from torch import Tensor, nn
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
     OPTConfig,
     OPTForSequenceClassification,
     RobertaConfig,
@@ -57,6 +65,29 @@ def model(family: str, labels: int = 3, seed: int = 0) -> nn.Module:
             OPTConfig(
                 **IDS, num_hidden_layers=2, hidden_size=16, ffn_dim=32, num_attention_heads=2,
                 max_position_embeddings=40, word_embed_proj_dim=16, num_labels=labels,
+            )
+        ),
+        "gpt2": lambda: GPT2ForSequenceClassification(
+            GPT2Config(
+                **IDS, n_layer=2, n_embd=16, n_head=2, n_positions=40, num_labels=labels
+            )
+        ),
+        "distilbert": lambda: DistilBertForSequenceClassification(
+            DistilBertConfig(
+                **IDS, n_layers=2, dim=16, n_heads=2, hidden_dim=32, max_position_embeddings=40,
+                num_labels=labels,
+            )
+        ),
+        "bart": lambda: BartForSequenceClassification(
+            BartConfig(
+                **IDS, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+                decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+                max_position_embeddings=40, num_labels=labels, decoder_start_token_id=EOS,
+            )
+        ),
+        "mpnet": lambda: MPNetForSequenceClassification(
+            MPNetConfig(
+                **sizes, num_attention_heads=2, max_position_embeddings=40, num_labels=labels
             )
         ),
         "xlnet": lambda: XLNetForSequenceClassification(

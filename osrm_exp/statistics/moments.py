@@ -11,11 +11,12 @@ several passes over a part of `modules` each. Sums are added over processes, see
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from osrm_exp.statistics.hooks import Batches, check_eval, check_reached, see_inputs
+from osrm_exp.statistics.hooks import Batches, check_eval, check_reached, see_inputs, tensors
 from osrm_exp.statistics.layout import with_layouts
 from osrm_exp.statistics.sums import add_rows, add_squares, mirrored, reduced
 
@@ -55,17 +56,31 @@ def mean(
     /,
     *,
     include_padding: bool,
+    padding: Literal["pad", "eos"] = "pad",  # a config that does not say keeps its address
 ) -> dict[str, Tensor]:
     """Mean `[in]` over samples of the sample's mean input, float64; shared like `gram`'s results.
 
     With `include_padding` it is the feature of the released OSRM code, up to its division by one
-    sample too few, which no direction depends on.
+    sample too few, which no direction depends on. `padding` is the token that fills it: the
+    tokenizer's own, or `eos`, which the release takes.
 
     Raises:
         ValueError: a model in training mode, or a module that saw no input.
     """
-
+    if padding == "eos":
+        batches = (_padded_with_eos(model, tensors(model, batch)) for batch in batches)
     return _average(model, batches, modules, _sample_means, add_rows, include_padding)
+
+
+def _padded_with_eos(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with another token where it is padded."""
+    eos = getattr(model.config, "eos_token_id", None)
+    if eos is None:
+        raise ValueError(
+            "padding=eos needs a model with an end-of-sequence token: take padding=pad"
+        )
+    real = batch["attention_mask"].bool()
+    return {**batch, "input_ids": batch["input_ids"].where(real, eos)}
 
 
 @torch.no_grad()
