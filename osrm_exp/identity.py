@@ -3,27 +3,67 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+WEIGHTS = {".safetensors", ".bin"}
+READ = {
+    ".safetensors", ".json", ".txt", ".model", ".jinja", ".bpe", ".spm", ".tiktoken",
+    ".parquet", ".csv", ".tsv", ".jsonl",
+}  # fmt: skip
+
 
 def identity(path: str, revision: str | None, option: str) -> str:
     """What a checkpoint or dataset *is*: the digest of a local folder's files, else its hub id.
 
     Raises:
-        ValueError: the path looks like a folder and there is none.
+        ValueError: the path looks like a folder and there is none, or nothing that can be read.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
-        kept = {".safetensors", ".json", ".parquet", ".model", ".txt"}
-        files = sorted(p for p in folder.iterdir() if p.suffix in kept)
+        files = sorted(_files(folder, option))
         return _files_digest(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise ValueError(f"{option}={path} is not a folder")
     return f"{path}@{revision}" if revision else path
+
+
+def unpinned(identity: str) -> bool:
+    """Whether an identity is a hub id without a revision: what it names may change."""
+    return "/" in identity and "@" not in identity
+
+
+def _files(folder: Path, option: str) -> set[Path]:
+    """What is read of a folder: rows, or a checkpoint's config, tokenizer and weights.
+
+    Weights are safetensors with the shards that an index names, else pickled tensors.
+    """
+    files = {p for p in folder.iterdir() if p.suffix in READ and p.is_file()}
+    for index in folder.glob("*.index.json"):
+        files |= {folder / shard for shard in _shards(index)}
+    if not any(p.suffix == ".safetensors" for p in files):
+        files |= set(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise ValueError(f"{option}={folder} holds no file that can be read")
+    if (folder / "config.json") in files and not any(p.suffix in WEIGHTS for p in files):
+        raise ValueError(
+            f"{option}={folder} holds no weights that can be loaded: it needs model.safetensors or "
+            "pytorch_model.bin"
+        )
+    if missing := sorted(p for p in files if not p.is_file()):
+        raise ValueError(f"{option}={folder} has an index that names {missing[0].name}: no file")
+    return files
+
+
+def _shards(index: Path) -> set[str]:
+    try:
+        return set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError(f"{index} is no index of shards: it needs a weight_map") from None
 
 
 @lru_cache(maxsize=256)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import torch
 import transformers
@@ -13,12 +15,14 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from osrm_exp.hub import fetched, first_line
+from osrm_exp.checkpoint import attention, draw_again, positions, read, set_dropout, told_once
 from osrm_exp.lora import Update
 from osrm_exp.spec import Model
 
@@ -31,7 +35,7 @@ SEQUENCES = "AutoModelForSequenceClassification"  # of all kinds so far
 @lru_cache(maxsize=8)
 def load_tokenizer(model: Model, truncation_side: str = "right") -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, padding on the right; a missing pad token becomes eos."""
-    tokenizer = _from(AutoTokenizer, model, truncation_side=truncation_side, padding_side="right")
+    tokenizer = read(AutoTokenizer, model, truncation_side=truncation_side, padding_side="right")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -44,22 +48,30 @@ def load_backbone(
     """The pretrained checkpoint with a new head of `outputs` logits, drawn from torch's seed.
 
     Base weights in `precision`, heads in float32, whatever they are fed. `dropout` replaces every
-    dropout rate of the checkpoint's config; None keeps them. `auto` is a kind's class.
+    dropout rate of the checkpoint; None keeps them. `auto` is a kind's class.
+
+    Raises:
+        ValueError: a checkpoint that cannot be had, or that lacks more than a head.
     """
     config = _config(model, outputs, dropout)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    net, found = _from(
+    net, found = read(
         getattr(transformers, auto), model, config=config, dtype=dtype,
         ignore_mismatched_sizes=True, output_loading_info=True,
-        attn_implementation=model.attention,
+        attn_implementation=attention(model, config, auto),
     )  # fmt: skip
     heads = heads_of(net, model)
-    mismatched = {key[0] for key in found["mismatched_keys"]}
-    for key in sorted(found["missing_keys"] | mismatched):
+    drawn = found["missing_keys"] | {key[0] for key in found["mismatched_keys"]}
+    for key in sorted(drawn):
         if not key.startswith(tuple(f"{path}." for path in heads)):
             raise ValueError(f"{model.path} does not hold {key}, which is no part of a new head")
-    for head in heads.values():
+    for path, head in heads.items():
+        if not path.startswith(f"{net.base_model_prefix}."):  # a BERT's pooler is the checkpoint's
+            draw_again(net, head, {key.removeprefix(f"{path}.") for key in drawn})
         in_float32(head)
+    for module in net.modules():
+        if dropout is not None and isinstance(module, nn.Dropout):
+            module.p = dropout
     return net
 
 
@@ -67,6 +79,26 @@ def skeleton(model: Model, outputs: int, *, auto: str = SEQUENCES) -> PreTrained
     """The architecture alone, on the meta device: shapes for checks, at no cost."""
     with torch.device("meta"):
         return getattr(transformers, auto).from_config(_config(model, outputs))
+
+
+def check_fit(net: nn.Module, model: Model, max_length: int) -> None:
+    """Whether every position and the padding of a batch have a place in the network.
+
+    Raises:
+        ValueError: `max_length` beyond the positions, a pad token outside the embedding.
+    """
+    room = positions(net)
+    if room is not None and max_length > room:
+        raise ValueError(
+            f"tuning.max_length={max_length} is beyond the {room} positions of {model.name}: "
+            f"choose at most {room}"
+        )
+    pad, words = load_tokenizer(model).pad_token_id, net.get_input_embeddings().num_embeddings
+    if pad is None or pad >= words:
+        raise ValueError(
+            f"the tokenizer of {model.path} pads with token {pad}, outside the {words} rows of its "
+            "embedding: name a pad token that it has in tokenizer_config.json"
+        )
 
 
 def adapted_modules(
@@ -88,14 +120,30 @@ def adapted_modules(
         chosen |= fitting
     found = {name: module for name, module in named.items() if name in chosen}
     for name, module in found.items():
-        if not isinstance(module, nn.Linear):
+        if not isinstance(module, (nn.Linear, Conv1D)):
             raise ValueError(f"{name} is no linear module: LoRA cannot adapt it (model.blocks)")
         if rank > min(module.weight.shape):
             raise ValueError(
-                f"tuning.lora.r={rank} is above the width of {name}, {module.out_features} x "
-                f"{module.in_features}: choose at most {min(module.weight.shape)}"
+                f"tuning.lora.r={rank} is above the width of {name}, "
+                f"{' x '.join(map(str, module.weight.shape))}: choose at most "
+                f"{min(module.weight.shape)}"
             )
+    places = Counter(re.sub(r"\b\d+\b", "*", name) for name in found)
+    adapted = ", ".join(f"{count} {place}" for place, count in places.items())
+    told_once(f"{model.name}, blocks {' '.join(blocks)}: adapts {adapted}")
     return found
+
+
+def transposed(modules: Mapping[str, nn.Module]) -> bool:
+    """Whether weights are stored `[in, out]` (GPT-2's `Conv1D`): PEFT's `fan_in_fan_out`.
+
+    Raises:
+        ValueError: some are and some are not, which one adapter cannot hold.
+    """
+    kinds = {isinstance(module, Conv1D) for module in modules.values()}
+    if len(kinds) == 2:
+        raise ValueError("Conv1D and linear modules cannot share an adapter: adapt one kind")
+    return kinds == {True}
 
 
 def _ends(name: str, pattern: str) -> bool:
@@ -180,36 +228,14 @@ def logits(net: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Ten
     return torch.cat(scores), torch.cat(labels)
 
 
-def _config(model: Model, outputs: int, dropout: float | None = None):
-    config = _from(AutoConfig, model)
+def _config(model: Model, outputs: int, dropout: float | None = None) -> PreTrainedConfig:
+    config = read(AutoConfig, model)
     config.num_labels = outputs
     if config.pad_token_id is None:
         config.pad_token_id = load_tokenizer(model).pad_token_id
     if dropout is not None:
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate",
-                    "attention_dropout", "classifier_dropout"):  # fmt: skip
-            if getattr(config, key, None) is not None:
-                setattr(config, key, dropout)
+        set_dropout(config, dropout)
     return config
-
-
-def _from(auto, model: Model, **options):
-    def load():
-        return auto.from_pretrained(model.path, revision=_revision(model), **options)
-
-    if not Path(model.path).is_dir():
-        return fetched(
-            model.path, load,
-            "give a local checkpoint with model.path=DIR and local rows with dataset.path=DIR",
-        )  # fmt: skip
-    try:
-        return load()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{model.path} is not a checkpoint folder: {first_line(error)}") from None
-
-
-def _revision(model: Model) -> str | None:
-    return None if Path(model.path).is_dir() else model.revision
 
 
 def _path(net: nn.Module, head: str) -> str:

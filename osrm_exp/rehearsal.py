@@ -21,7 +21,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Result
-from osrm_exp.model import adapted_modules, heads_of, skeleton
+from osrm_exp.model import adapted_modules, check_fit, heads_of, skeleton
 from osrm_exp.spec import Cell, Merge, Need
 from osrm_exp.tasks.kinds import classification
 from osrm_exp.tasks.metrics import metrics_of
@@ -54,7 +54,7 @@ class Stage:
         self.width = 2 * self.rank + 2
         config = BertConfig(
             vocab_size=30, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
-            intermediate_size=4, max_position_embeddings=TOKENS, num_labels=2,
+            intermediate_size=4, max_position_embeddings=TOKENS, num_labels=2, eos_token_id=2,
         )  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -97,6 +97,7 @@ def _parts(cell: Cell) -> None:
     net = skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
     adapted_modules(net, cell.model, cell.tuning.lora.blocks, cell.tuning.lora.r)
     heads_of(net, cell.model)
+    check_fit(net, cell.model, cell.tuning.max_length)
 
 
 def _start(cell: Cell, stage: Stage) -> None:

@@ -3,19 +3,37 @@
 import torch
 from torch import Tensor, nn
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+    OPTConfig,
+    OPTForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
     T5ForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
 FAMILIES = ("roberta", "t5", "llama")
 PAD, EOS = 1, 2
 IDS = {"vocab_size": 50, "pad_token_id": PAD, "eos_token_id": EOS}
-ATTENTION = {"query", "key", "value", "q", "k", "v", "q_proj", "k_proj", "v_proj"}
+ODD = ("deberta", "opt", "xlnet")  # relative positions as input, flat rows, token first
+LINEAR = {
+    "query", "key", "value", "q", "k", "v", "q_proj", "k_proj", "v_proj",
+    "query_proj", "key_proj", "value_proj", "fc1", "layer_1",
+}  # fmt: skip
 
 
 def model(family: str, labels: int = 3, seed: int = 0) -> nn.Module:
@@ -36,15 +54,54 @@ def model(family: str, labels: int = 3, seed: int = 0) -> nn.Module:
         "llama": lambda: LlamaForSequenceClassification(
             LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, num_labels=labels)
         ),
-    }[family]()
+        "deberta": lambda: DebertaV2ForSequenceClassification(
+            DebertaV2Config(
+                **sizes, num_attention_heads=2, max_position_embeddings=40, num_labels=labels,
+                relative_attention=True, share_att_key=True, pos_att_type=["c2p", "p2c"],
+                max_relative_positions=7, position_biased_input=False, pooler_hidden_size=16,
+            )
+        ),
+        "opt": lambda: OPTForSequenceClassification(
+            OPTConfig(
+                **IDS, num_hidden_layers=2, hidden_size=16, ffn_dim=32, num_attention_heads=2,
+                max_position_embeddings=40, word_embed_proj_dim=16, num_labels=labels,
+            )
+        ),
+        "gpt2": lambda: GPT2ForSequenceClassification(
+            GPT2Config(
+                **IDS, n_layer=2, n_embd=16, n_head=2, n_positions=40, num_labels=labels
+            )
+        ),
+        "distilbert": lambda: DistilBertForSequenceClassification(
+            DistilBertConfig(
+                **IDS, n_layers=2, dim=16, n_heads=2, hidden_dim=32, max_position_embeddings=40,
+                num_labels=labels,
+            )
+        ),
+        "bart": lambda: BartForSequenceClassification(
+            BartConfig(
+                **IDS, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+                decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+                max_position_embeddings=40, num_labels=labels, decoder_start_token_id=EOS,
+            )
+        ),
+        "mpnet": lambda: MPNetForSequenceClassification(
+            MPNetConfig(
+                **sizes, num_attention_heads=2, max_position_embeddings=40, num_labels=labels
+            )
+        ),
+        "xlnet": lambda: XLNetForSequenceClassification(
+            XLNetConfig(**IDS, n_layer=2, d_model=16, n_head=2, d_inner=32, num_labels=labels)
+        ),
+    }[family]()  # fmt: skip
     for parameter in net.parameters():  # far from linear, so that every token matters
         parameter.requires_grad_(False).mul_(5 if parameter.dim() > 1 else 1)
     return net.eval()
 
 
 def attention(net: nn.Module) -> list[str]:
-    """Names of all query, key and value modules."""
-    return [name for name, _ in net.named_modules() if name.rpartition(".")[2] in ATTENTION]
+    """Names of all query, key and value modules; of the odd families some of their MLP too."""
+    return [name for name, _ in net.named_modules() if name.rpartition(".")[2] in LINEAR]
 
 
 def batch(lengths: list[int], width: int, seed: int = 0) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from osrm_exp.artifacts.statistic import owners, read_stacked, read_statistic
 from osrm_exp.artifacts.workshop import Workshop
 from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank
-from osrm_exp.model import adapted_modules, load_backbone, load_tokenizer
+from osrm_exp.model import adapted_modules, load_backbone, load_tokenizer, transposed
 from osrm_exp.spec import FineTune
 from osrm_exp.tasks import data
 
@@ -48,14 +48,14 @@ def network(spec: FineTune) -> PeftModel:
         spec.model, spec.task.outputs, precision=tuning.precision, dropout=tuning.dropout,
         auto=spec.task.kind.auto,
     )  # fmt: skip
-    names = list(adapted_modules(net, spec.model, lora.blocks, lora.r))
+    modules = adapted_modules(net, spec.model, lora.blocks, lora.r)
     if tuning.gradient_checkpointing:
         # the reentrant form gives LoRA under frozen embeddings a gradient of exactly zero
         net.gradient_checkpointing_enable({"use_reentrant": False})
     config = LoraConfig(
-        task_type=spec.task.kind.task_type, target_modules=names,
-        modules_to_save=list(spec.model.heads), init_lora_weights=init.peft,
-        **lora.model_dump(exclude={"blocks"}),
+        task_type=spec.task.kind.task_type, target_modules=list(modules),
+        modules_to_save=list(spec.model.heads), fan_in_fan_out=transposed(modules),
+        init_lora_weights=init.peft, **lora.model_dump(exclude={"blocks"}),
     )  # fmt: skip
     if init.prepare:
         rows = rows_of(spec).batches("train", 1, init.prepare.samples)

@@ -5,13 +5,15 @@ Functions as in `osrm_exp.statistics.moments`. Accumulators live on the CPU: for
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from osrm_exp.statistics.gradients import gradients
-from osrm_exp.statistics.hooks import Batches, check_eval, check_reached, masked_inputs
-from osrm_exp.statistics.sums import reduced
+from osrm_exp.statistics.hooks import Batches, check_eval, check_reached, masked_inputs, size
+from osrm_exp.statistics.layout import Layout, Layouts, outside, with_layouts
+from osrm_exp.statistics.sums import add_squares, mirrored, reduced
 
 
 def fisher(
@@ -36,13 +38,15 @@ def fisher(
     _check_mode(mode, "exact", "empirical", "mergelm")
     check_eval(model)
     sums: dict[str, Tensor] = {}
-    examples = 0
-    for batch in batches:
-        examples += len(batch["input_ids"])
-        for found in gradients(model, batch, modules, mode):
-            for name, pairs in found.items():
-                square = _squared_weight_gradient(pairs, together=mode == "mergelm").cpu()
-                sums[name] = sums[name].add_(square) if name in sums else square
+    examples, together = 0, mode == "mergelm"
+    for batch, layouts in with_layouts(model, modules, batches):
+        examples += size(batch)
+        for part in [batch] if together or not _mixed(layouts) else _one_by_one(batch):
+            samples = 1 if together else size(part)
+            for found in gradients(model, part, modules, mode):
+                for name, pairs in found.items():
+                    square = _squared_weight_gradient(pairs, layouts[name], samples).cpu()
+                    sums[name] = sums[name].add_(square) if name in sums else square
     check_reached(modules, dict.fromkeys(sums, True))
     return {name: reduced(sums[name], examples, model).float() for name in modules}
 
@@ -70,41 +74,48 @@ def output_gram(
     check_eval(model)
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(modules, 0)
-    for batch in batches:
+    for batch, layouts in with_layouts(model, modules, batches):
         masks: dict[str, list[Tensor]] = {name: [] for name in modules}
 
-        def see(name: str, _: Tensor, mask: Tensor, masks=masks) -> None:
+        def see(name: str, _: Tensor, __: Tensor, mask: Tensor, masks=masks) -> None:
             masks[name].append(torch.ones_like(mask) if include_padding else mask)
             counts[name] += int(masks[name][-1].sum())
 
-        with masked_inputs(model, modules, batch, see):
+        with masked_inputs(model, layouts, batch, see):
             for found in gradients(model, batch, modules, mode):
                 for name, pairs in found.items():
-                    rows = [g.reshape(*m.shape, -1)[m] for (g, _), m in zip(pairs, masks[name])]
-                    rows = torch.cat(rows).double()
-                    square = (rows.mT @ rows).cpu()
-                    sums[name] = sums[name].add_(square) if name in sums else square
+                    data = [(g, of) for (g, _), of in zip(pairs, layouts[name]) if of]
+                    rows = [of(g, size(batch))[m] for (g, of), m in zip(data, masks[name])]
+                    sums[name] = add_squares(sums.get(name), torch.cat(rows).double())
     check_reached(modules, dict.fromkeys(sums, True))
-    return {name: reduced(sums[name], counts[name], model) for name in modules}
+    return {name: mirrored(reduced(sums[name], counts[name], model)) for name in modules}
 
 
-def _squared_weight_gradient(pairs: list[tuple[Tensor, Tensor]], *, together: bool) -> Tensor:
-    """`sum_sample (sum_token gradient x^T)^2`; `together` adds up the samples before squaring.
+def _mixed(layouts: Layouts) -> bool:
+    """Whether a weight also meets rows that belong to no sample: they share one gradient then."""
+    return any(layout is None for calls in layouts.values() for layout in calls)
+
+
+def _one_by_one(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    return [{key: value[i : i + 1] for key, value in batch.items()} for i in range(size(batch))]
+
+
+def _squared_weight_gradient(
+    pairs: list[tuple[Tensor, Tensor]], layouts: list[Layout | None], samples: int
+) -> Tensor:
+    """`sum_sample (sum_token gradient x^T)^2`; one sample adds up all of them before squaring.
 
     Args:
-        pairs: a module's output gradients `[sample, *, out]` and inputs `[sample, *, in]`, one
-            pair for each time it was called.
+        pairs: a module's output gradients `[*, out]` and inputs `[*, in]`, one pair a call.
     """
-    pairs = [
-        (g.flatten(1, -2), x.flatten(1, -2)) if g.dim() > 2 else (g[:, None], x[:, None])
-        for g, x in pairs
+    parts = [
+        ((layout or outside)(g, samples).float(), (layout or outside)(x, samples).float())
+        for (g, x), layout in zip(pairs, layouts)
     ]
-    if together:
-        pairs = [(g.flatten(0, 1)[None], x.flatten(0, 1)[None]) for g, x in pairs]
-    samples = len(pairs[0][0])
-    return sum(  # one [out, in] at a time, never [sample, out, in]
-        sum(g[i].float().mT @ x[i].float() for g, x in pairs) ** 2 for i in range(samples)
+    squares = (  # one [out, in] at a time, never [sample, out, in]
+        reduce(torch.add, (g[i].mT @ x[i] for g, x in parts)) ** 2 for i in range(samples)
     )
+    return reduce(torch.add, squares)
 
 
 def _check_mode(mode: str, *known: str) -> None:

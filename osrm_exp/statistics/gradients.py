@@ -25,22 +25,22 @@ def gradients(
         raise ValueError(f"a Fisher needs logits [sample, label], got {list(logits.shape)}")
     check_reached(modules, calls)
     outputs = [y for name in modules for _, y in calls[name]]
-    for score in _scores(logits, batch.get("labels"), mode):
+    for score in _scores(logits, batch, mode):
         found = iter(torch.autograd.grad(score.sum(), outputs, retain_graph=True))
         yield {name: [(next(found), x) for x, _ in calls[name]] for name in modules}
 
 
-def _scores(logits: Tensor, labels: Tensor | None, mode: str) -> Iterator[Tensor]:
+def _scores(logits: Tensor, batch: Mapping[str, Tensor], mode: str) -> Iterator[Tensor]:
     """Scalars `[sample]` whose squared gradients add up to the Fisher; their weight is inside."""
-    if labels is None and (mode == "empirical" or logits.shape[1] == 1):
+    if "labels" not in batch and (mode == "empirical" or logits.shape[1] == 1):
         raise ValueError("this Fisher needs `labels` in every batch (empirical, or regression)")
     if logits.shape[1] == 1:
-        error = (logits[:, 0] - labels.float()) ** 2
+        error = (logits[:, 0] - batch["labels"].float()) ** 2
         yield error / len(error) if mode == "mergelm" else error
         return
     log_p = logits.log_softmax(-1)
     if mode == "empirical":
-        yield log_p.gather(1, labels[:, None])[:, 0]
+        yield log_p.gather(1, batch["labels"][:, None])[:, 0]
         return
     weighted = log_p.detach().exp().sqrt() * log_p
     yield from [weighted.sum(-1)] if mode == "mergelm" else weighted.unbind(-1)

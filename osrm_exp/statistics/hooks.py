@@ -3,14 +3,45 @@
 Hooks are gone when the `with` block ends, also after an exception.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-Batches = Iterable[Mapping[str, Tensor]]
+if TYPE_CHECKING:
+    from osrm_exp.statistics.layout import Layout, Layouts
+
+Batches = Iterable[Mapping[str, Any]]  # of tensors, or of lists that are tensors
+See = Callable[[str, Tensor, Tensor, Tensor], None]
+
+
+def tensors(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A batch as tensors on the model's device, the first axis of each being the sample.
+
+    Raises:
+        ValueError: an entry that is none, such as a list of texts or of unequal rows.
+    """
+    device, found = next(model.parameters()).device, {}
+    for key, value in batch.items():
+        try:
+            found[key] = torch.as_tensor(value, device=device)
+        except (TypeError, ValueError, RuntimeError):
+            kind = type(value).__name__
+            raise ValueError(
+                f"{key!r} of a batch is a {kind} that is no tensor: pad it, or leave it out"
+            ) from None
+    return found
+
+
+def size(batch: Mapping[str, Tensor]) -> int:
+    """How many samples a batch has."""
+    return len(next(iter(batch.values())))
 
 
 def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -22,14 +53,33 @@ def _is_text(labels: Tensor | None) -> bool:
     return labels is not None and labels.dim() == 2 and not labels.is_floating_point()
 
 
+class _Seen(Exception):  # noqa: N818 (it is none)
+    """Every input has been seen: the rest of a forward pass is of no use."""
+
+
+def see_inputs(model: nn.Module, layouts: Layouts, batch: Mapping[str, Tensor], see: See) -> None:
+    """`masked_inputs` of a batch that is run no further than to the last of them."""
+    left = sum(layout is not None for calls in layouts.values() for layout in calls)
+
+    def count(*seen: Any) -> None:
+        nonlocal left
+        see(*seen)
+        left -= 1
+        if not left:
+            raise _Seen
+
+    with suppress(_Seen), masked_inputs(model, layouts, batch, count):
+        model(**model_inputs(batch))
+
+
 @contextmanager
 def masked_inputs(
-    model: nn.Module,
-    modules: Sequence[str],
-    batch: Mapping[str, Tensor],
-    see: Callable[[str, Tensor, Tensor], None],
+    model: nn.Module, layouts: Layouts, batch: Mapping[str, Tensor], see: See
 ) -> Iterator[None]:
-    """While open, `see(name, x [sample, token, in], mask [sample, token])` for every module input.
+    """While open, `see(name, x, rows [sample, token, in], mask [sample, token])` for every input.
+
+    `x` is the very tensor that the module was given, `rows` is what its layout makes of it. Calls
+    that are fed no data are left out.
 
     A decoder position counts when its output can be read. A classifier's decoder is fed the input
     shifted right and read where the input is real, so `attention_mask` is its mask too (a shifted
@@ -40,19 +90,23 @@ def masked_inputs(
     encoded: list[Tensor] = []
     decoder: set[nn.Module] = set()
     handles = []
-    if getattr(model.config, "is_encoder_decoder", False):
+    if isinstance(model, PreTrainedModel) and model.config.is_encoder_decoder:
         decoder = set(model.get_decoder().modules())
         handles.append(
             model.get_encoder().register_forward_hook(lambda _, __, out: encoded.append(out[0]))
         )
+    calls = {name: iter(of) for name, of in layouts.items()}
 
     def hook(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = args[0]
-        decodes = module in decoder and not any(x is e for e in encoded)
-        see(name, x, _mask(name, x, batch, decodes))
+        x, layout = args[0], next(calls[name], ...)
+        if layout is ...:
+            raise ValueError(f"{name} is called more often in one batch than in another")
+        if layout is not None:
+            decodes = module in decoder and not any(x is e for e in encoded)
+            see(name, x, *_masked(name, x, layout, batch, decodes))
 
     handles += [
-        model.get_submodule(name).register_forward_pre_hook(partial(hook, name)) for name in modules
+        model.get_submodule(name).register_forward_pre_hook(partial(hook, name)) for name in layouts
     ]
     try:
         yield
@@ -61,22 +115,38 @@ def masked_inputs(
             handle.remove()
 
 
-def _mask(name: str, x: Tensor, batch: Mapping[str, Tensor], decodes: bool) -> Tensor:
-    """Which positions `[sample, token]` of the input `x` are real."""
-    labels, ids = batch.get("labels"), batch["input_ids"]
-    if x.dim() == 2 and len(x) == len(ids):  # behind a pooler: one row a sample
-        return torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
-    mask = batch.get("attention_mask", torch.ones_like(ids))
-    if decodes and "decoder_attention_mask" in batch:
-        mask = batch["decoder_attention_mask"]
-    elif decodes and _is_text(labels):
-        mask = labels != -100
-    if mask.shape != x.shape[:2]:
+def _masked(
+    name: str, x: Tensor, layout: Layout, batch: Mapping[str, Tensor], decodes: bool
+) -> tuple[Tensor, Tensor]:
+    """The input as `[sample, token, in]` and which of its positions are real."""
+    samples, rows = size(batch), x[..., 0].numel()
+    if rows % samples:
+        raise routed(name)
+    mask = None if rows == samples else _mask(batch, decodes)  # behind a pooler: a row a sample
+    if mask is None:
+        mask = torch.ones(samples, rows // samples, device=x.device)
+    if mask.numel() != rows:
         raise ValueError(
             f"{name} has input {list(x.shape)}, which the mask {list(mask.shape)} does not fit: "
             "pass the mask of its tokens (attention_mask, decoder_attention_mask) in the batch"
         )
-    return mask.bool()
+    return layout(x, samples), mask.bool()
+
+
+def routed(name: str) -> ValueError:
+    """What to raise of a module whose inputs are no rows of samples."""
+    return ValueError(
+        f"{name} is fed rows that cannot be told apart by sample (routed or mixed ones): "
+        "no statistic can be collected there, leave it out of the adapted blocks"
+    )
+
+
+def _mask(batch: Mapping[str, Tensor], decodes: bool) -> Tensor | None:
+    if decodes and "decoder_attention_mask" in batch:
+        return batch["decoder_attention_mask"]
+    if decodes and _is_text(batch.get("labels")):
+        return batch["labels"].ne(-100)
+    return batch.get("attention_mask")
 
 
 @contextmanager

@@ -11,18 +11,14 @@ several passes over a part of `modules` each. Sums are added over processes, see
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from osrm_exp.statistics.hooks import (
-    Batches,
-    check_eval,
-    check_reached,
-    masked_inputs,
-    model_inputs,
-)
-from osrm_exp.statistics.sums import reduced
+from osrm_exp.statistics.hooks import Batches, check_eval, check_reached, see_inputs, tensors
+from osrm_exp.statistics.layout import with_layouts
+from osrm_exp.statistics.sums import add_rows, add_squares, mirrored, reduced
 
 
 def gram(
@@ -46,11 +42,11 @@ def gram(
     if level not in ("token", "sample"):
         raise ValueError(f"level is {level!r}: expected 'token' or 'sample'")
 
-    def moment(x: Tensor, mask: Tensor) -> tuple[Tensor, int]:
-        rows = x[mask].double() if level == "token" else _sample_means(x, mask)
-        return rows.mT @ rows, len(rows)
-
-    return _average(model, batches, modules, moment, include_padding)
+    rows = _real_tokens if level == "token" else _sample_means
+    found = _average(model, batches, modules, rows, add_squares, include_padding)
+    for total in {id(total): total for total in found.values()}.values():
+        mirrored(total)
+    return found
 
 
 def mean(
@@ -60,24 +56,31 @@ def mean(
     /,
     *,
     include_padding: bool,
+    padding: Literal["pad", "eos"] = "pad",  # a config that does not say keeps its address
 ) -> dict[str, Tensor]:
     """Mean `[in]` over samples of the sample's mean input, float64; shared like `gram`'s results.
 
     With `include_padding` it is the feature of the released OSRM code, up to its division by one
-    sample too few, which no direction depends on.
+    sample too few, which no direction depends on. `padding` is the token that fills it: the
+    tokenizer's own, or `eos`, which the release takes.
 
     Raises:
         ValueError: a model in training mode, or a module that saw no input.
     """
-
-    def moment(x: Tensor, mask: Tensor) -> tuple[Tensor, int]:
-        rows = _sample_means(x, mask)
-        return rows.sum(0), len(rows)
-
-    return _average(model, batches, modules, moment, include_padding)
+    if padding == "eos":
+        batches = (_padded_with_eos(model, tensors(model, batch)) for batch in batches)
+    return _average(model, batches, modules, _sample_means, add_rows, include_padding)
 
 
-Moment = Callable[[Tensor, Tensor], tuple[Tensor, int]]  # (x [sample, token, in], mask) -> sum, n
+def _padded_with_eos(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with another token where it is padded."""
+    eos = getattr(model.config, "eos_token_id", None)
+    if eos is None:
+        raise ValueError(
+            "padding=eos needs a model with an end-of-sequence token: take padding=pad"
+        )
+    real = batch["attention_mask"].bool()
+    return {**batch, "input_ids": batch["input_ids"].where(real, eos)}
 
 
 @torch.no_grad()
@@ -85,10 +88,11 @@ def _average(
     model: nn.Module,
     batches: Batches,
     modules: Sequence[str],
-    moment: Moment,
+    rows_of: Callable[[Tensor, Tensor], Tensor],
+    add: Callable[[Tensor | None, Tensor], Tensor],
     include_padding: bool,
 ) -> dict[str, Tensor]:
-    """Sum `moment` over all inputs of each module and divide by its count.
+    """`add` up `rows_of(x, mask)` over all inputs of each module and divide by their number.
 
     `leader` maps a module to the first module that receives the same tensor: the sharing is found
     by identity in every batch, never by name, and must not change from batch to batch.
@@ -99,7 +103,7 @@ def _average(
     counts: dict[str, int] = {}
     seen: dict[int, tuple[Tensor, str]] = {}  # keeps this batch's inputs alive: ids stay unique
 
-    def see(name: str, x: Tensor, mask: Tensor) -> None:
+    def see(name: str, x: Tensor, inputs: Tensor, mask: Tensor) -> None:
         _, first = seen.setdefault(id(x), (x, name))
         if leader.setdefault(name, first) != first:
             raise ValueError(
@@ -107,21 +111,22 @@ def _average(
                 "now: collect these modules in separate calls"
             )
         if first == name:
-            total, count = moment(
-                x if x.dim() == 3 else x[:, None],
-                torch.ones_like(mask) if include_padding else mask,
-            )
-            sums[name] = sums[name].add_(total.cpu()) if name in sums else total.cpu()
-            counts[name] = counts.get(name, 0) + count
+            rows = rows_of(inputs, torch.ones_like(mask) if include_padding else mask)
+            sums[name] = add(sums.get(name), rows)
+            counts[name] = counts.get(name, 0) + len(rows)
 
-    for batch in batches:
+    for batch, found in with_layouts(model, modules, batches):
         seen.clear()
-        with masked_inputs(model, modules, batch, see):
-            model(**model_inputs(batch))
+        see_inputs(model, found, batch, see)
     seen.clear()
     check_reached(modules, leader)
     averages = {name: reduced(total, counts[name], model) for name, total in sums.items()}
     return {name: averages[leader[name]] for name in modules}
+
+
+def _real_tokens(x: Tensor, mask: Tensor) -> Tensor:
+    """Every real token, `[row, in]`, float64."""
+    return x[mask].double()
 
 
 def _sample_means(x: Tensor, mask: Tensor) -> Tensor:

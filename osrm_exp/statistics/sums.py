@@ -2,7 +2,33 @@
 
 import torch
 import torch.distributed as dist
+from scipy.linalg.blas import dsyrk
 from torch import Tensor, nn
+
+
+def add_rows(total: Tensor | None, rows: Tensor) -> Tensor:
+    """`total + sum_row x`, `[in]`."""
+    found = rows.sum(0).cpu()
+    return found if total is None else total.add_(found)
+
+
+def add_squares(total: Tensor | None, rows: Tensor) -> Tensor:
+    """`total + rows^T rows`, `[in, in]`, of which the lower triangle alone is kept: see `mirrored`.
+
+    Half of the products of a full one, added in place. `rows [row, in]` are float64.
+    """
+    if total is None:
+        total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+    if not rows.is_cpu:
+        return total.add_((rows.mT @ rows).tril_().cpu())
+    if len(rows):  # BLAS counts columns first: what is our lower triangle is its upper one
+        dsyrk(1, rows.contiguous().numpy().T, beta=1, c=total.numpy().T, overwrite_c=1)
+    return total
+
+
+def mirrored(total: Tensor) -> Tensor:
+    """The symmetric matrix of a lower triangle, in place."""
+    return total.add_(total.tril(-1).mT)
 
 
 def reduced(total: Tensor, count: int, model: nn.Module) -> Tensor:

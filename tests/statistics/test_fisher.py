@@ -1,7 +1,7 @@
 import pytest
 import tiny_models
 import torch
-from tiny_models import FAMILIES, attention, batch, largest_difference, rows_of
+from tiny_models import FAMILIES, ODD, attention, batch, largest_difference, rows_of
 
 from osrm_exp import statistics
 
@@ -30,8 +30,11 @@ def reference_fisher(net, data, modules, mode):
     return {m: t / len(data["labels"]) for m, t in zip(modules, total)}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("mode, labels", [("exact", 3), ("empirical", 3), ("exact", 1)])
+@pytest.mark.parametrize(
+    "family, mode, labels",
+    [(f, *how) for f in FAMILIES for how in (("exact", 3), ("empirical", 3), ("exact", 1))]
+    + [(family, "exact", 3) for family in ODD],
+)
 def test_fisher_is_the_mean_squared_gradient_of_each_example(family, mode, labels):
     net, data = tiny_models.model(family, labels), batch(LENGTHS, 7)
     modules = attention(net)
@@ -120,14 +123,17 @@ def reference_output_gram(net, data, modules, mode):
         for weight, score in scores:
             found = torch.autograd.grad(score, [added[m] for m in modules], retain_graph=True)
             for m, g in zip(modules, found):
-                rows[m].append(weight**0.5 * g[0, :length].double())
+                rows[m].append(weight**0.5 * g.flatten(0, -2)[:length].double())
         for handle in handles:
             handle.remove()
     return {m: torch.cat(g).T @ torch.cat(g) / sum(LENGTHS) for m, g in rows.items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("mode, labels", [("exact", 3), ("empirical", 3), ("empirical", 1)])
+@pytest.mark.parametrize(
+    "family, mode, labels",
+    [(f, *how) for f in FAMILIES for how in (("exact", 3), ("empirical", 3), ("empirical", 1))]
+    + [("xlnet", "exact", 3)],
+)
 def test_output_gram_is_the_second_moment_of_the_real_tokens_gradients(family, mode, labels):
     net, data = tiny_models.model(family, labels), batch(LENGTHS, 7)
     modules = attention(net)

@@ -4,7 +4,7 @@ import pytest
 import tiny_models
 import torch
 import torch.distributed as dist
-from tiny_models import FAMILIES, attention, batch, largest_difference, rows_of
+from tiny_models import EOS, FAMILIES, attention, batch, largest_difference, rows_of
 from torch import nn
 
 from osrm_exp import statistics
@@ -62,6 +62,20 @@ def test_released_mean_counts_every_position(family):
     expected = {n: x.double().mean((0, 1)) for n, x in inputs_of(net, data, modules).items()}
     found = statistics.mean(net, [data], modules, include_padding=True)
     assert largest_difference(expected, found) < 1e-12
+
+
+def test_the_released_mean_can_be_padded_with_eos_as_the_release_pads():
+    net, data = tiny_models.model("roberta"), batch(LENGTHS, 9)
+    other = {**data, "input_ids": data["input_ids"].where(data["attention_mask"].bool(), EOS)}
+    modules = attention(net)
+    asked = statistics.mean(net, [data], modules, include_padding=True, padding="eos")
+    by_hand = statistics.mean(net, [other], modules, include_padding=True)
+    assert largest_difference(by_hand, asked) == 0
+    plain = statistics.mean(net, [data], modules, include_padding=True)
+    assert largest_difference(plain, asked) > 0.01
+    net.config.eos_token_id = None
+    with pytest.raises(ValueError, match="needs a model with an end-of-sequence token"):
+        statistics.mean(net, [data], modules, include_padding=True, padding="eos")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -167,11 +181,7 @@ def test_what_cannot_be_collected_is_refused():
         gram(net, [empty], modules, level="sample")
     with pytest.raises(ValueError, match=r"mask \[4, 7\] does not fit"):
         decoder = {**data, "decoder_input_ids": data["input_ids"][:, :3]}
-        gram(
-            tiny_models.model("t5"),
-            [decoder],
-            ["transformer.decoder.block.0.layer.0.SelfAttention.q"],
-        )
+        gram(tiny_models.model("t5_text"), [decoder], ["decoder.block.0.layer.0.SelfAttention.q"])
     with pytest.raises(ValueError, match="training mode"):
         gram(net.train(), [data], modules)
 

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from osrm_exp.identity import identity, unpinned
+
+
+def of(folder):
+    return identity(str(folder), None, "model.path")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    return tmp_path
+
+
+def test_pickled_weights_count_where_they_are_what_is_loaded(folder):
+    weights = folder / "pytorch_model.bin"
+    weights.write_text("one")
+    first = of(folder)
+    weights.write_text("other")
+    assert of(folder) != first
+    (folder / "model.safetensors").write_text("safe")
+    loaded = of(folder)
+    weights.write_text("a third")
+    assert of(folder) == loaded
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "merges.txt", "chat_template.jinja"])
+def test_everything_that_a_tokenizer_reads_counts(folder, name):
+    (folder / "model.safetensors").write_text("safe")
+    first = of(folder)
+    (folder / name).write_text("one")
+    second = of(folder)
+    (folder / name).write_text("another")
+    assert len({first, second, of(folder)}) == 3
+
+
+def test_shards_count_wherever_their_index_puts_them(folder):
+    (folder / "parts").mkdir()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "parts/1.safetensors"}}))
+    with pytest.raises(ValueError, match=r"an index that names 1.safetensors: no file"):
+        of(folder)
+    shard = folder / "parts" / "1.safetensors"
+    shard.write_text("one")
+    first = of(folder)
+    shard.write_text("other")
+    assert of(folder) != first
+    index.write_text("[]")
+    with pytest.raises(ValueError, match="no index of shards"):
+        of(folder)
+
+
+def test_a_folder_of_nothing_is_refused(tmp_path, folder):
+    with pytest.raises(ValueError, match=r"holds no weights that can be loaded"):
+        of(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match="holds no file that can be read"):
+        of(folder)
+
+
+def test_a_hub_id_without_a_revision_is_told_apart():
+    assert unpinned(identity("owner/model", None, "model.path"))
+    assert not unpinned(identity("owner/model", "abc", "model.path"))
+    assert not unpinned("998c5fbdc1e19541") and not unpinned("generated")
