@@ -40,6 +40,13 @@ def run(command: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_within_the_repository_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert page == "CHANGELOG.md" or links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_a_method_is_added_as_printed(copy, checkpoints, suite):
     text = section("Add a merge method")
     files, (command,) = dict(FILE.findall(text)), COMMAND.findall(text)
