@@ -54,7 +54,8 @@ def test_a_method_is_added_as_printed(copy, checkpoints, suite):
     for name, content in files.items():
         assert not (copy / name).exists()
         (copy / name).write_text(content)
-    run("python -m ruff check . && python -m ruff format --check osrm_exp", copy)
+    module, _ = files
+    run(f"python -m ruff check {module} && python -m ruff format --check {module}", copy)
     assert re.search(r"\d{2,} passed", run(command, copy))
     assert "| `biggest` |" in (copy / "docs" / "methods.md").read_text()
     run(
