@@ -20,6 +20,7 @@ from osrm_exp.spec import Merge
 DOCS = Path(__file__).parents[1] / "docs"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n)((?:\|.*\n)*)")
 NOTHING = "–"
+Row = Callable[..., dict[str, str]]
 
 
 def written(page: str) -> str:
@@ -28,7 +29,8 @@ def written(page: str) -> str:
     Raises:
         ValueError: a config whose `page` lacks a key, has an unknown one or names no table.
     """
-    group, row = {"methods": ("merge", _method), "inits": ("init", _init)}[page]
+    pages: dict[str, tuple[str, Row]] = {"methods": ("merge", _method), "inits": ("init", _init)}
+    group, row = pages[page]
     text = (DOCS / f"{page}.md").read_text()
     tables: dict[str, list[dict[str, str]]] = {name: [] for _, name, _ in TABLE.findall(text)}
     for file in sorted((CONF / group).glob("*.yaml")):
@@ -40,7 +42,7 @@ def written(page: str) -> str:
     return TABLE.sub(lambda found: found[1] + _markdown(tables[found[2]]), text)
 
 
-def _row(file: Path, config: Mapping[str, Any], row: Callable) -> tuple[str, dict[str, str]]:
+def _row(file: Path, config: Mapping[str, Any], row: Row) -> tuple[str, dict[str, str]]:
     """The table that a config names and its cells there."""
     page = dict(config.get("page") or {})
     for key, value in page.items():

@@ -44,7 +44,7 @@ def wandb_logger(*, name: str, project: str, group: str, save_dir: str) -> Itera
     from lightning.pytorch.loggers import WandbLogger
 
     offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
-    mode = {"mode": "offline"} if offline else {}
+    mode: dict[str, Any] = {"mode": "offline"} if offline else {}
     os.makedirs(save_dir, exist_ok=True)
     logger = WandbLogger(name=name, project=project, group=group, save_dir=save_dir, **mode)
     try:

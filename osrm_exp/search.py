@@ -34,7 +34,8 @@ def grid(
         points = [values for values in product(*axes.values()) if values not in scores]
         for values in tqdm(points, desc="search", leave=False, delay=1):
             scores[values] = score(dict(zip(axes, values)))
-        best = dict(zip(axes, max(scores, key=scores.__getitem__)))
+        first = max(scores, key=scores.__getitem__)
+        best = dict(zip(axes, first))
         if not (widen and _widened(axes, best)):
             break
     return best

@@ -40,6 +40,13 @@ def run(command: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_within_the_repository_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert page == "CHANGELOG.md" or links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_a_method_is_added_as_printed(copy, checkpoints, suite):
     text = section("Add a merge method")
     files, (command,) = dict(FILE.findall(text)), COMMAND.findall(text)
@@ -47,7 +54,8 @@ def test_a_method_is_added_as_printed(copy, checkpoints, suite):
     for name, content in files.items():
         assert not (copy / name).exists()
         (copy / name).write_text(content)
-    run("python -m ruff check . && python -m ruff format --check osrm_exp", copy)
+    module, _ = files
+    run(f"python -m ruff check {module} && python -m ruff format --check {module}", copy)
     assert re.search(r"\d{2,} passed", run(command, copy))
     assert "| `biggest` |" in (copy / "docs" / "methods.md").read_text()
     run(

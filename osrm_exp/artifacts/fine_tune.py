@@ -94,7 +94,7 @@ def _save(spec: FineTune, module: LoraFineTuning, start: Start, folder: Path) ->
 
 
 def _minus(update: LowRank, start: LowRank) -> LowRank:
-    return stack([update, start * -1]).concat()
+    return stack([update, start * -1]).total()
 
 
 @contextmanager

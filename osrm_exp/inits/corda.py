@@ -1,6 +1,7 @@
 """What PEFT's CorDA wants to see before it starts."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from peft import LoraConfig
 from peft.tuners.lora.config import CordaConfig
@@ -15,7 +16,7 @@ def corda(
     rows: Sequence[Mapping[str, Tensor]],
     /,
     *,
-    method: str,
+    method: Literal["ipm", "kpm"],
 ) -> None:
     """Lets PEFT see the own task's inputs, row by row: its hook takes no batch, no padding.
 
@@ -25,5 +26,9 @@ def corda(
         method: `ipm`, the largest directions, as for instruction tuning; `kpm`, the smallest.
     """
     config.corda_config = CordaConfig(corda_method=method)
-    inputs = [{k: v for k, v in row.items() if k != "labels"} for row in rows]
-    preprocess_corda(net, config, lambda: [net(**row) for row in inputs])
+
+    def see() -> None:
+        for row in rows:
+            net(**{key: value for key, value in row.items() if key != "labels"})
+
+    preprocess_corda(net, config, see)

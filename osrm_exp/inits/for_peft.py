@@ -60,7 +60,7 @@ def get_osrm_state_dict(
     """
     wanted = dict(dataloaders)
     _check_task(wanted, exclude)
-    if tie_break != "own_energy":
+    if exclude is not None and tie_break != "own_energy":
         wanted.pop(exclude, None)
     grams = collect_grams(
         model,
@@ -172,7 +172,7 @@ def initialize_lora_osrm_weights(
         layer.lora_A[adapter_name].weight.copy_(osrm_state_dict[name])
 
 
-def _lora_layers(model: PeftModel, adapter_name: str) -> dict[str, LoraLayer]:
+def _lora_layers(model: PeftModel, adapter_name: str) -> dict[str, Any]:
     """The linear LoRA layers that have this adapter, by their name in the base model."""
     if not isinstance(model, PeftModel):
         raise ValueError(f"{type(model).__name__} is no PeftModel: wrap it with get_peft_model")

@@ -86,7 +86,7 @@ def osrm(
     )
     if tie_break == "lapack_last":
         return vectors[:, :rank].mT.float().contiguous()
-    if tie_break == "random":
+    if tie_break == "random" or own is None:
         inside = _random_rows(null.shape[1], rank, generator).to(null)
         return (inside @ null.mT).float()
     return _most_energy(own, null, rank)
@@ -210,9 +210,11 @@ def row_norm(A: Tensor, norm: float | str | None) -> Tensor:
         return A
     rank, width = A.shape
     named = {"gaussian": sqrt(width) / rank, "kaiming": 1 / sqrt(3)}
-    if isinstance(norm, str) and norm not in named:
-        raise ValueError(f"row_norm is {norm!r}: use a number, gaussian, kaiming or null")
-    return A / A.norm(dim=1, keepdim=True) * named.get(norm, norm)
+    if isinstance(norm, str):
+        if norm not in named:
+            raise ValueError(f"row_norm is {norm!r}: use a number, gaussian, kaiming or null")
+        norm = named[norm]
+    return A / A.norm(dim=1, keepdim=True) * norm
 
 
 def _most_energy(own: Tensor, basis: Tensor, rank: int) -> Tensor:

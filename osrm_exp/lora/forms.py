@@ -130,7 +130,7 @@ class Routed:
     def to(self, *args, **kwargs) -> Routed:
         return Routed(self.experts.to(*args, **kwargs), self.gate.to(*args, **kwargs), self.top)
 
-    def task(self, _index: int) -> Routed:
+    def task(self, _: int) -> Routed:
         """The update itself: it looks at the input, not at the task."""
         return self
 

@@ -66,4 +66,5 @@ def configured(name: str) -> Merge:
     if not file.is_file():
         known = sorted(path.stem for path in file.parent.glob("*.yaml"))
         raise ValueError(f"there is no merge {name!r}; there are: {', '.join(known)}")
-    return build(Merge, OmegaConf.to_container(OmegaConf.load(file), resolve=True), f"merge {name}")
+    config: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    return build(Merge, config, f"merge {name}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,10 @@ from osrm_exp.lazy import Lazy
 from osrm_exp.lora import RANK_CUT, Cores, Dense, Lost, LowRank, Update, cores
 from osrm_exp.merging.elementwise import ties
 from osrm_exp.merging.linear import task_arithmetic
-from osrm_exp.merging.spaces import Merged
 from osrm_exp.merging.triplets import trained
 
 
-def compressed(rule: Callable[..., Merged]) -> Callable[..., Mapping[str, Update]]:
+def compressed(rule: Callable[..., Any]) -> Callable[..., Mapping[str, Update]]:
     """The merge method that applies `rule(stacks, *, ...)` to the tasks' compressed cores.
 
     `rule` may be a method made by `in_space`, whose rule is taken. The method's own settings:
@@ -54,7 +54,7 @@ def compressed(rule: Callable[..., Merged]) -> Callable[..., Mapping[str, Update
 
     own = list(inspect.signature(method).parameters.values())[:-1]
     ruled = list(inspect.signature(rule).parameters.values())[1:]
-    method.__signature__ = inspect.Signature([*own, *ruled])
+    method.__signature__ = inspect.Signature([*own, *ruled])  # type: ignore[attr-defined]
     method.__name__ = f"ctm_{rule.__name__}"
     method.__doc__ = f"Compress the tasks, then merge their cores by `{rule.__name__}`."
     return method

@@ -7,6 +7,8 @@ module at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -44,7 +46,7 @@ def fisher(
     given = Lazy(updates, lambda m: checked("fisher", m, fisher[m], tasks, *updates[m].shape))
     shares = torch.tensor(ratio_weights(weights, tasks), dtype=torch.float64)
     if normalize:
-        squares = sum(given[module].double().pow(2).sum((1, 2)) for module in updates)
+        squares = reduce(add, (given[m].double().pow(2).sum((1, 2)) for m in updates))
         norms = squares.sqrt().to(shares) + (floor if flooring == "add" else 0)
         shares = shares / torch.where(norms > 0, norms, 1)  # a task without Fisher has its floor
     shares = shares / shares.max()  # keeps tiny Fishers and their weights far from underflow
@@ -59,7 +61,7 @@ def fisher(
 def _fisher_mean(
     stack: LowRank, values: Tensor, shares: list[float], floor: float, flooring: str
 ) -> Tensor:
-    total = weight = plain = 0
+    total = weight = plain = torch.zeros(())
     for t, (update, share) in enumerate(zip(stack.unstack(), shares)):
         F, delta = values[t].to(stack.A), update.delta
         if flooring == "add":
@@ -111,11 +113,11 @@ def _solve_kronecker(
     stack: LowRank, inner: Tensor, outer: Tensor, scaling: float, iterations: int, tol: float
 ) -> Tensor:
     def apply(D: Tensor) -> Tensor:
-        return sum(o @ D @ g for o, g in zip(outer, inner))
+        return reduce(add, (o @ D @ g for o, g in zip(outer, inner)))
 
     tasks = stack.unstack()
-    target = sum((o @ u.B) @ (u.A @ g) for o, u, g in zip(outer, tasks, inner))
-    D = scaling * sum(u.delta for u in tasks)
+    target = reduce(add, ((o @ u.B) @ (u.A @ g) for o, u, g in zip(outer, tasks, inner)))
+    D = scaling * reduce(add, (u.delta for u in tasks))
     residual = direction = target - apply(D)
     square, enough = residual.square().sum(), (tol * target.norm()) ** 2
     for _ in range(iterations):

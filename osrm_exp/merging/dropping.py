@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial, reduce
+from operator import add
 
 import torch
 from torch import Generator, Tensor
@@ -75,7 +77,7 @@ def della(
         raise ValueError(f"rescale {rescale!r} is unknown: choose inverse or l1")
     parts = {
         module: replace(
-            part, blocks=lambda p=part, m=module: _pruned(p, m, density, epsilon, rescale, seed)
+            part, blocks=partial(_pruned, part, module, density, epsilon, rescale, seed)
         )
         for module, part in streams(stacks).items()
     }
@@ -143,7 +145,7 @@ def _share_of_rank(block: Tensor) -> Tensor:
 
 
 def _l1(blocks: Iterator[Tensor]) -> Tensor:
-    return sum(block.abs().sum((1, 2), dtype=torch.float64) for block in blocks)
+    return reduce(add, (block.abs().sum((1, 2), dtype=torch.float64) for block in blocks))
 
 
 def draws(seed: int, module: str) -> Callable[[Tensor], Tensor]:

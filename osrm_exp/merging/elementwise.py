@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import torch
 from torch import Tensor
 
@@ -83,7 +86,7 @@ def voters(agreeing: Tensor) -> Tensor:
 def _majority(group: list[Stream]) -> Tensor:
     """The sign of most entries of the sum; TIES' code gives it to entries that sum to zero."""
     blocks = (block for part in group for block in part.blocks())
-    return sum(block.sum(0).sign_().sum(dtype=torch.float64) for block in blocks).sign()
+    return reduce(add, (block.sum(0).sign_().sum(dtype=torch.float64) for block in blocks)).sign()
 
 
 @in_space

@@ -36,12 +36,12 @@ def emr(stacks: Stacks, *, rescaler: str) -> Merged:
 
 def _rescalers(group: list[Stream], means: bool) -> Tensor:
     """`lambda_t [task]`, 1 where a task's masked update is zero."""
-    own, masked = 0, 0
+    own = masked = torch.zeros(())
     for part in group:
         count = part.numel if means else 1
         for block in part.blocks():
-            own += _norm(block) / count
-            masked += _norm(_masked_unified(block)) / count
+            own = own + _norm(block) / count
+            masked = masked + _norm(_masked_unified(block)) / count
     return torch.where(masked > 0, own / masked, 1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def factors(updates: Mapping[str, LowRank]) -> Coordinates:
     Raises:
         ValueError: the tasks' ranks differ within a module.
     """
-    stacks = {}
+    stacks: dict[str, Any] = {}
     for module, update in updates.items():
         if len(set(update.ranks)) > 1:
             raise ValueError(
@@ -135,5 +135,5 @@ def in_space(rule: Callable[..., Merged]) -> Callable[..., Mapping[str, Update]]
 
     own = list(inspect.signature(method, follow_wrapped=False).parameters.values())[:2]
     ruled = list(inspect.signature(rule).parameters.values())[1:]
-    method.__signature__ = inspect.Signature([*own, *ruled])
+    method.__signature__ = inspect.Signature([*own, *ruled])  # type: ignore[attr-defined]
     return method

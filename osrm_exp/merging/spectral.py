@@ -142,7 +142,7 @@ def common_and_own(
     for task in tasks:
         remainder = above(task.without(parts[0].U).svd(cut=0), cut * norms.max().item())
         parts.append(head(remainder, own))
-    mean = torch.cat([part.S for part in parts]).mean()
+    mean = torch.cat([part.S for part in parts]).mean().item()
     return decorrelated([SVD(U, torch.full_like(S, mean), Vh) for U, S, Vh in parts], cut)
 
 

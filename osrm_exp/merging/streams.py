@@ -101,10 +101,10 @@ def blockwise(parts: Mapping[str, Stream], merge: Callable[[str, Tensor], Tensor
     """`merge(module, block [task, rows, n]) -> [*, rows, n]` on every block, module by module."""
 
     def compute(module: str) -> Dense:
-        done, start = None, 0
+        done, start = torch.empty(0), 0
         for block in parts[module].blocks():
             merged = merge(module, block)
-            if done is None:
+            if start == 0:
                 done = merged.new_empty(*merged.shape[:-2], *parts[module].shape[1:])
             done[..., start : start + merged.shape[-2], :] = merged
             start += merged.shape[-2]

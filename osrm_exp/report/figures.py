@@ -4,12 +4,13 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-PLAIN = {"svg.hashsalt": "osrm_exp", "svg.fonttype": "none"}  # the same rows, the same file
+PLAIN: Any = {"svg.hashsalt": "osrm_exp", "svg.fonttype": "none"}  # the same rows, the same file
 MAPS = [
     ("response_A", "start", r"before training  $\|A_t H_s\| / \|H_s\|$"),
     ("response_A", "end", r"after training  $\|A_t H_s\| / \|H_s\|$"),
@@ -72,7 +73,9 @@ def depth_plot(rows: pd.DataFrame) -> Figure:
         ax.tick_params(labelsize=7)
     for ax in panels[-1]:
         ax.set_xticks(range(len(modules)), [_short(m) for m in modules], rotation=90, fontsize=6)
-    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    place: Any = "outside right"  # a place that matplotlib's stubs do not know
+    figure.legend(handles, labels, loc=place, fontsize=8)
     return figure
 
 

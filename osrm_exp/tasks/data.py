@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -148,16 +149,18 @@ class TaskDataModule(pl.LightningDataModule):
         self.data, self.batch_size, self.select, self.seed = data, batch_size, select, seed
 
     def train_dataloader(self) -> DataLoader:
-        lengths = [len(row["input_ids"]) for row in self.data.train]
+        rows: Any = self.data.train  # a list is a dataset
+        lengths = [len(row["input_ids"]) for row in rows]
         return DataLoader(
-            self.data.train,
+            rows,
             batch_size=self.batch_size,
             sampler=LengthBuckets(lengths, self.batch_size, self.seed),
             collate_fn=self.data.collate,
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.data.batches(self.select, 4 * self.batch_size), batch_size=None)
+        batches: Any = self.data.batches(self.select, 4 * self.batch_size)
+        return DataLoader(batches, batch_size=None)
 
 
 class LengthBuckets(Sampler[int]):

@@ -28,10 +28,10 @@ PLACES = words(
 MEETS = words("help follow call watch visit thank kick push pull attack join trust")
 ACTS = words("wait walk work rest talk shout jump play cook march")
 HANDLES = words("want need paint clean touch inspect")
-OPPOSITES = words(
+PAIRS = words(
     "tall/short old/young happy/sad rich/poor strong/weak healthy/sick clean/dirty calm/angry"
 )
-OPPOSITES = [pair.split("/") for pair in OPPOSITES]
+OPPOSITES = [pair.split("/") for pair in PAIRS]
 QUALITIES = [quality for pair in OPPOSITES for quality in pair]
 KINDS = {
     "animal": words("dog cat horse bird lion bear wolf cow pig rabbit"),

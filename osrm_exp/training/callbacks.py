@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -26,7 +27,7 @@ class InitializeLora(pl.Callback):
         self.A, self.freeze, self.adapter = A, freeze, adapter
 
     @torch.no_grad()
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
         layers = pl_module.lora_layers()

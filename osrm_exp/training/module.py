@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
 from peft import PeftModel
@@ -27,7 +29,7 @@ class LoraFineTuning(pl.LightningModule):
 
     def lora_layers(self) -> dict[str, LoraLayer]:
         """LoRA layers by module name, without PEFT's wrapper prefix."""
-        named = self.net.base_model.model.named_modules()
+        named = self.net.get_base_model().named_modules()
         return {name: layer for name, layer in named if isinstance(layer, LoraLayer)}
 
     def on_train_start(self) -> None:
@@ -55,7 +57,7 @@ class LoraFineTuning(pl.LightningModule):
         self.log_dict({f"{self.task.name}/{name}": value for name, value in values.items()})
         self.log("headline", values[self.task.headline], prog_bar=True)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         trained = [p for p in self.net.parameters() if p.requires_grad]
         tuning = self.tuning
         optimizer = torch.optim.AdamW(trained, lr=tuning.lr, weight_decay=tuning.weight_decay)

@@ -67,7 +67,7 @@ def test_every_arm_is_a_document_and_gives_its_rows(file):
     A = from_yaml(file, G[0], G[1:])
     assert A.shape == (RANK, WIDTH) and A.dtype == torch.float32 and A.isfinite().all()
     assert torch.equal(A, from_yaml(file, G[0], G[1:]))
-    if file.stem not in ("gaussian", "kaiming", "lori"):
+    if file.stem not in ("gaussian", "kaiming", "lori", "head_only"):
         torch.testing.assert_close(A @ A.T, torch.eye(RANK), atol=1e-5, rtol=0)
 
 

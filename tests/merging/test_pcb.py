@@ -39,4 +39,4 @@ def test_pcb_depends_on_the_size_of_deltas():
 
 def test_pcb_refuses_a_ratio_above_one():
     with pytest.raises(ValueError, match="ratio 10 is no share"):
-        pcb({"w": adapter()}, space="delta", ratio=10, granularity="global", scaling=1.0)["w"]
+        _ = pcb({"w": adapter()}, space="delta", ratio=10, granularity="global", scaling=1.0)["w"]
