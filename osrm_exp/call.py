@@ -35,7 +35,8 @@ class Call(Record):
     @property
     def function(self) -> Callable[..., Any]:
         """The function itself; imports the module that it lies in."""
-        return pkgutil.resolve_name(self.target)
+        module, _, name = self.target.rpartition(".")
+        return pkgutil.resolve_name(f"{module}:{name}")  # not a module that bears the name too
 
     def with_(self, **options: Any) -> Call:
         """The same function at other settings."""
