@@ -12,14 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from osrm_exp.adapter_config import LoraFields, read_fields
+from osrm_exp.adapter_config import HEAD, LoraFields, read_fields
 from osrm_exp.hub import fetched, first_line
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.related import check_related
 
 PREFIX = "base_model.model."
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.(?!weight\.)[^.]+)?\.weight")
-HEAD = re.compile(r"classif|score|pooler|(?<!lm_)head|qa_outputs|summary|logits|regress")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -59,8 +58,10 @@ def read_adapter(source: Path | str) -> Adapter:
     return Adapter(updates, heads, fields.base)
 
 
-def located(source: Path | str) -> Path:
-    """A local folder as it is, a hub id (`org/name[@revision]`) as its snapshot."""
+def located(
+    source: Path | str, files: Sequence[str] = ("adapter_config.json", "adapter_model.safetensors")
+) -> Path:
+    """A local folder as it is, a hub id (`org/name[@revision]`) as a snapshot of these files."""
     folder, (name, _, revision) = Path(source).expanduser(), str(source).partition("@")
     if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return folder
@@ -68,10 +69,9 @@ def located(source: Path | str) -> Path:
     def load() -> Path:
         from huggingface_hub import snapshot_download
 
-        files = ["adapter_config.json", "adapter_model.safetensors"]
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=files))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
 
-    return fetched(f"{folder} is no folder here, and the adapter {source}", load, "give a folder")
+    return fetched(f"{folder} is no folder here, and {source}", load, "give a folder")
 
 
 def read_expert(source: Path | str, heads: Sequence[str], outputs: int) -> Adapter:

@@ -21,6 +21,7 @@ HARMLESS = frozenset(
 )
 OFF: tuple[Any, ...] = (None, False, {}, "")
 STARTS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")  # the base stays as is
+HEAD = re.compile(r"classif|score|pooler|(?<!lm_)head|qa_outputs|summary|logits|regress")
 LONGEST = 200  # characters of a module's name: more is no model, and a pattern's cost grows with it
 
 
@@ -96,6 +97,11 @@ def checked(config: Mapping[str, Any], where: str) -> LoraFields:
         raise ValueError(f"{where}: use_rslora={_short(rslora)} is neither true nor false")
     if saved is not None and not (isinstance(saved, Collection) and all(map(_is_name, saved))):
         raise ValueError(f"{where}: modules_to_save={_short(saved)} is no list of names")
+    if others := [name for name in saved or () if not HEAD.search(name)]:
+        raise ValueError(
+            f"{where}: modules_to_save holds {_short(others[0])}, which is no task's head but part "
+            "of the base model, and merging B A would lose it; train a plain LoRA without it"
+        )
     base = config.get("base_model_name_or_path")
     return LoraFields(
         where=where, rslora=bool(rslora), base=base if _is_name(base) else None,

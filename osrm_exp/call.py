@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
-from importlib import import_module
 from typing import Any
 
 from pydantic import PositiveInt, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -35,12 +35,8 @@ class Call(Record):
     @property
     def function(self) -> Callable[..., Any]:
         """The function itself; imports the module that it lies in."""
-        first, *path = self.target.split(".")
-        found, name = import_module(first), first
-        for part in path:  # an attribute before a module: a file may bear its function's name
-            name = f"{name}.{part}"
-            found = getattr(found, part, None) or import_module(name)
-        return found
+        module, _, name = self.target.rpartition(".")
+        return pkgutil.resolve_name(f"{module}:{name}")  # not a module that bears the name too
 
     def with_(self, **options: Any) -> Call:
         """The same function at other settings."""

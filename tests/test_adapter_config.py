@@ -75,6 +75,8 @@ def test_every_field_of_the_installed_peft_passes_at_its_default():
         ({"init_lora_weights": "PiSSA"}, "moves the base"), ({"alpha_pattern": 7}, "is a int"),
         ({"rank_pattern": []}, "is a list"), ({"modules_to_save": [1]}, "no list of names"),
         ({"modules_to_save": 1}, "no list of names"),
+        ({"modules_to_save": ["score", "embed_tokens"]}, "holds embed_tokens, which is no task's"),
+        ({"modules_to_save": ["lm_head"]}, "holds lm_head, which is no task's head"),
     ],
 )  # fmt: skip
 def test_a_value_that_is_none_is_said_with_the_path(fields, sentence):

@@ -17,7 +17,7 @@ from osrm_exp.spec import Merge
 
 
 def merge(
-    name: str, adapters: Sequence[Path | str | Mapping[str, LowRank]], **options: Any
+    name: str, adapters: Sequence[Path | str | Mapping[str, LowRank]], /, **options: Any
 ) -> Mapping[str, Update]:
     """Adapters merged by the method of `conf/merge/<name>.yaml`, `{module: Update}`.
 
@@ -62,9 +62,8 @@ def configured(name: str) -> Merge:
     Raises:
         ValueError: there is no such file.
     """
-    file = CONF / "merge" / f"{name}.yaml"
-    if not file.is_file():
-        known = sorted(path.stem for path in file.parent.glob("*.yaml"))
+    known = {path.stem: path for path in sorted((CONF / "merge").glob("*.yaml"))}
+    if name not in known:
         raise ValueError(f"there is no merge {name!r}; there are: {', '.join(known)}")
-    config: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    config: Any = OmegaConf.to_container(OmegaConf.load(known[name]), resolve=True)
     return build(Merge, config, f"merge {name}")

@@ -120,6 +120,12 @@ def test_defaults_come_from_the_yaml_and_hyperparameters_replace_them(folders):
     assert osrm_exp.merging.merge is merge
 
 
+@every
+def test_every_method_is_found_and_its_defaults_pass(name):
+    """Also where a module bears the function's name."""
+    configured(name).check()
+
+
 def test_one_adapter_is_merged_too(folders):
     merged = merge("average", [folders["rslora"]])
     for module, delta in deltas(folders["rslora"]).items():
@@ -129,6 +135,7 @@ def test_one_adapter_is_merged_too(folders):
 def test_what_is_wrong_is_said_in_one_sentence(folders):
     pair = [folders["plain"], folders["alpha"]]
     for call, sentence in {
+        lambda: merge("../merge/ties", pair): "there is no merge",
         lambda: merge("tise", pair): "there is no merge 'tise'; there are: average",
         lambda: merge("ties", pair, lam=1): "lam.*it takes:.*density",
         lambda: merge("ties", folders["plain"]): "give a list of adapters",
