@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
+from osrm_exp.report.figures import Drawn, figures, write_figures
 from osrm_exp.report.rows import read_rows
+from osrm_exp.report.scores import scores
 from osrm_exp.report.tables import write_tables
 
 MEANS = (
@@ -23,16 +26,20 @@ def write_report(results: Path | str) -> str:
     results = Path(results)
     rows, searches = read_rows(results), read_rows(results, "searches")
     text = write_tables(results, rows, searches)
+    found = scores(rows)
+    drawn = figures(found, searches)
     if any((results / "diagnostics").glob("*.jsonl")):
-        _diagnostics(results)
+        drawn = chain(drawn, _diagnostics(results))
+    write_figures(results, found, drawn)
     return text
 
 
-def _diagnostics(results: Path) -> None:
-    from osrm_exp.diagnostics import summary, tidy  # torch and matplotlib: seconds to import
-    from osrm_exp.report.figures import write_figures
+def _diagnostics(results: Path) -> Drawn:
+    """Writes the means of a folder's diagnostics; returns their figures."""
+    from osrm_exp.diagnostics import summary, tidy  # torch: seconds to import
+    from osrm_exp.report.interference import interference
 
     diagnostics = tidy(read_rows(results, "diagnostics"))
     table = summary(diagnostics).to_markdown(floatfmt=".3f")
     (results / "diagnostics.md").write_text(f"{table}\n\n{MEANS}\n")
-    write_figures(results, diagnostics)
+    return interference(diagnostics)

@@ -65,9 +65,8 @@ def test_a_coefficient_is_never_averaged_over(row):
 
 @pytest.mark.parametrize("key", ["setup", "space", "heads"])
 def test_what_does_not_agree_is_not_pooled(rows, key):
-    data = pd.concat(
-        [rows(), rows(**{key: "other"}).assign(value=0.5, cell=[key + c for c in rows().cell])]
-    )
+    other = rows(**{key: "other"})
+    data = pd.concat([rows(), other.assign(cell=key + other.cell)])
     assert len(paired(data, "gaussian", delta=1.0).query("unit == 'seed'")) == 2
 
 
@@ -128,7 +127,7 @@ def test_rows_are_redrawn_where_predictions_are(rows):
 def test_what_cannot_be_compared_is_refused(rows):
     with pytest.raises(ValueError, match="no rows of init 'pissa'; there are: gaussian, osrm"):
         paired(rows(), "pissa", delta=1.0)
-    twice = pd.concat([rows(), rows().assign(cell="z", split="test")])
+    twice = pd.concat([rows(), rows().assign(cell="z" + rows().cell)])
     with pytest.raises(ValueError, match="two cells of init"):
         paired(twice, "gaussian", delta=1.0)
 

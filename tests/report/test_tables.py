@@ -116,5 +116,5 @@ def test_diagnostics_become_means_and_figures_beside_the_tables(tmp_path, row):
     )  # fmt: skip
     write_report(tmp_path)
     assert "0.250" in (tmp_path / "diagnostics.md").read_text()  # drift, mean of both tasks
-    assert (tmp_path / "interference.svg").stat().st_size > 1000
-    assert (tmp_path / "layers.svg").stat().st_size > 1000
+    names = {f.name for f in (tmp_path / "figures").iterdir()}
+    assert names == {"README.md", "tasks.svg", "interference_query.svg", "layers_query.svg"}
