@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from osrm_exp.spec import Spec
+from osrm_exp.record import Record
 from osrm_exp.store import Store
 from osrm_exp.store.garbage import artifacts, garbage
 from osrm_exp.store.lock import Lock
 
 
-class Product(Spec):
+class Product(Record):
     model: str = "m"
     task: str
 
