@@ -1,0 +1,92 @@
+"""SIGINT and SIGTERM end a program cleanly: one sentence, code 130 or 143, no process left behind.
+
+A signal raises `Stopped` in the main thread, wherever it is; as a `KeyboardInterrupt` it passes
+whoever catches `Exception`, and unwinds what is half done. Libraries catch it all the same
+(Lightning makes an exit of code 1 of it), so what came is remembered too.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread, current_thread, main_thread
+
+PATIENCE = 30.0  # seconds that unwinding may take
+ORPHAN = 5.0  # and where nobody waits for it
+_received: list[int] = []
+
+
+class Stopped(KeyboardInterrupt):
+    """The program was told to end, by the signal in `args`."""
+
+
+@contextmanager
+def one_sentence(what_next: str = "the same command continues") -> Iterator[None]:
+    """Around a whole program: what a signal interrupts ends with one sentence and 128 + signal."""
+    listen()
+    try:
+        yield
+    except BaseException as error:
+        if not (_received or isinstance(error, KeyboardInterrupt)):
+            raise
+        _farewell(error, what_next)
+    if _received:
+        _farewell(None, what_next)
+
+
+def listen() -> None:
+    """Lets both signals raise `Stopped`; a worker of a launcher follows its parent besides.
+
+    A worker calls it when its job starts; twice is once.
+    """
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) == _stop:
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        Thread(target=_follow, args=(parent.pid,), daemon=True).start()
+
+
+def check() -> None:
+    """Raises `Stopped` if a signal came and a library has swallowed what it raised."""
+    if _received:
+        raise Stopped(_received[0])
+
+
+def _stop(number: int, frame: object) -> None:
+    if _received:  # a terminal and a launcher may both send one: let the first unwind
+        return
+    _received.append(number)
+    Thread(target=_insist, args=(128 + number,), daemon=True).start()
+    raise Stopped(number)
+
+
+def _insist(code: int) -> None:
+    time.sleep(PATIENCE)
+    logging.getLogger("osrm_exp").error("did not end within %.0f s, and is cut off", PATIENCE)
+    os._exit(code)
+
+
+def _follow(parent: int) -> None:
+    """Ends this process soon after its parent, which had no time to say so if it was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN)  # a launcher's worker has no way out of its loop but its parent's word
+    os._exit(128 + signal.SIGTERM)
+
+
+def _farewell(error: BaseException | None, what_next: str) -> None:
+    number = _received[0] if _received else signal.SIGINT
+    if isinstance(error, Stopped) and error.args:  # perhaps that of a worker
+        (number,) = error.args
+    word = "terminated" if number == signal.SIGTERM else "interrupted"
+    print(f"\nosrm_exp: {word}; {what_next}", file=sys.stderr)
+    sys.exit(128 + number)
