@@ -245,7 +245,10 @@ def eigen(device: torch.device, tiny: bool) -> Iterator[Record]:
         matrix, _ = rotated(values)
         for where in dict.fromkeys((device.type, "cpu")):
             given = matrix.to(where)
-            for name, solve in (("smallest", lambda G: smallest(G, 8)), ("eigh", torch.linalg.eigh)):
+            for name, solve in (
+                ("smallest", lambda G: smallest(G, 8)),
+                ("eigh", torch.linalg.eigh),
+            ):
                 if (name, where) != ("eigh", "cpu"):
                     what = {"width": width, "solver": name, "device": where}
                     yield {**what, **attempt(15, solved, solve, given, values)}

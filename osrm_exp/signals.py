@@ -60,7 +60,7 @@ def check() -> None:
         raise Stopped(_received[0])
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop(number: int, _frame: object) -> None:
     if _received:  # a terminal and a launcher may both send one: let the first unwind
         return
     _received.append(number)

@@ -1,16 +1,28 @@
 """Every committed row is found again: its own overrides compose the cell that it names."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from osrm_exp import needs
 from osrm_exp.compose import cell_from, configuration
+from osrm_exp.report.rows import rows_in
 
-FILES = sorted((Path(__file__).parents[1] / "results").glob("*/rows/*.jsonl"))
+RESULTS = Path(__file__).parents[1] / "results"
+FILES = sorted(RESULTS.glob("**/rows/*.jsonl"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parts[-3]}/{file.stem}")
 def test_a_committed_row_is_found_by_its_own_overrides(file):
-    row = json.loads(file.read_text().splitlines()[0])
-    assert cell_from(configuration(row["overrides"])).digest == row["cell"] == file.stem
+    row = rows_in(file)[0]
+    cell = cell_from(configuration(row["overrides"]), row["inputs"])
+    assert cell.digest == row["cell"] == file.stem
+    assert (cell.line, cell.setup) == (row["line"], row["setup"])
+    assert [one.digest for one in needs.fine_tunes(cell)] == row["adapters"]
+
+
+def test_there_are_rows_to_find_and_diagnostics_belong_to_them():
+    assert len(FILES) >= 92
+    cells = {file.stem for file in FILES}
+    for file in RESULTS.glob("**/diagnostics/*.jsonl"):
+        assert rows_in(file)[0]["cell"] in cells
