@@ -1,6 +1,5 @@
 """What README promises a contributor, done as it is printed, in a copy of the repository."""
 
-import json
 import os
 import re
 import shutil
@@ -9,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from osrm_exp.report.rows import rows_in
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("osrm_exp", "conf", "docs", "tests", "README.md", "pyproject.toml")
@@ -65,6 +66,6 @@ def test_a_method_is_added_as_printed(copy, checkpoints, suite):
         copy,
     )
     (cell,) = copy.glob("results/*/rows/*.jsonl")
-    rows = [json.loads(line) for line in cell.read_text().splitlines()]
+    rows = rows_in(cell)
     assert {row["merge"] for row in rows} == {"biggest"}
     assert {row["task"] for row in rows} == {"cola", "sst2"}
