@@ -108,7 +108,7 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     inputs, search = inputs or {}, build(Search, config["search"], "search")
     protocol = build(Protocol, config["protocol"], "protocol")
     model = _model(config["model"], inputs.get("weights"))
-    tasks = _tasks(config["dataset"], protocol, inputs.get("sources", {}))
+    tasks = _tasks(config["dataset"], protocol, config["seed"], inputs.get("sources", {}))
     names = [task.name for task in tasks]
     arm = _arm(config["names"]["init"], config["init"], config, names)
     heads = config["heads"] and _arm(config["heads"], _init(config["heads"]), config, names)
@@ -202,21 +202,40 @@ def _shape(tuning: Tuning) -> dict[str, Any]:
 
 
 def _tasks(
-    suite: Mapping[str, Any], protocol: Protocol, sources: Mapping[str, str]
+    suite: Mapping[str, Any], protocol: Protocol, seed: int, sources: Mapping[str, str]
 ) -> tuple[Task, ...]:
-    only = suite.get("only") or list(suite["tasks"])
-    if unknown := [name for name in only if name not in suite["tasks"]]:
-        raise ValueError(
-            f"dataset.only names {unknown}; {suite['name']} has: {', '.join(suite['tasks'])}"
-        )
-    apart = ("name", "tasks", "only")
-    shared = {k: v for k, v in suite.items() if k not in apart}
+    shared = {k: v for k, v in suite.items() if k not in ("name", "tasks", "only")}
     tasks = []
-    for name in only:
-        fields = {**shared, **suite["tasks"][name], "name": name, "holdout": protocol.holdout}
-        folder = Path(fields["path"], name) if Path(fields["path"]).is_dir() else fields["path"]
-        fields["source"] = sources.get(name) or identity(
-            str(folder), fields.get("revision"), "dataset.path"
-        )
-        tasks.append(build(Task, fields, f"dataset.tasks.{name}"))
+    for name in _only(suite):
+        fields, where = {**shared, **(suite["tasks"][name] or {})}, f"dataset.tasks.{name}"
+        if given := {"name", "holdout", "follows", "source"} & fields.keys():
+            raise ValueError(f"{where}.{min(given)} is not an option")
+        if fields.get("seed") is None:
+            fields |= {"seed": seed, "follows": True}
+        path, source = _source(name, fields)
+        fields |= {"path": path, "source": sources.get(name) or source}
+        tasks.append(build(Task, {**fields, "name": name, "holdout": protocol.holdout}, where))
     return tuple(tasks)
+
+
+def _source(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Where the rows of a task lie, and what they are."""
+    path, config = str(fields.get("path")), fields.get("config")
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder), identity(str(folder / (config or name)), None, "dataset.path")
+    found = identity(path, fields.get("revision"), "dataset.path")
+    return path, f"{found}:{config}" if config else found
+
+
+def _only(suite: Mapping[str, Any]) -> list[str]:
+    """The names of the tasks that are taken."""
+    only, names = suite.get("only"), list(suite["tasks"])
+    if only is None:
+        return names
+    only = list(only) if isinstance(only, (list, tuple)) else [only]
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"dataset.only names {unknown}; {suite['name']} has: {', '.join(names)}")
+    if not only or len(set(only)) < len(only):
+        raise ValueError(f"dataset.only={only}: name every task once; null takes all")
+    return only

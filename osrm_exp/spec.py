@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from osrm_exp.call import Call, split
 from osrm_exp.record import Record, build, digest
@@ -45,16 +45,30 @@ class Task(Record):
     name: str
     path: str = Field(exclude=True)
     revision: str | None = Field(default=None, exclude=True)
+    config: str | None = Field(default=None, exclude=True)  # folder or hub config; null: the name
     source: str  # identity of the rows, see `identity`
-    text: tuple[str, ...]
+    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    label: str = "label"
+    drop: tuple[Any, ...] = ()  # labels whose rows are left out
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # null: a regression
     headline: str
     train: str = "train"
     validation: str = "validation"
     rows: Rows = Rows()
     cap: Rows = Rows()
-    seed: int
+    seed: int  # of rows and held-out slice
+    follows: bool = Field(default=False, exclude=True)  # seed is the cell's, `dataset.seed: null`
     holdout: Fraction
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _columns(cls, text: Any) -> Any:
+        return (text,) if isinstance(text, str) else text
+
+    @property
+    def unseeded(self) -> Task:
+        """What the task is whatever the cell's seed, where that draws its rows."""
+        return self.model_copy(update={"seed": -1}) if self.follows else self
 
     @property
     def kind(self) -> Kind:
@@ -285,12 +299,13 @@ class Cell(Record):
     @property
     def line(self) -> str:
         """Digest of the cell without its seed: the line of a table that it belongs to."""
-        return self.model_copy(update={"seed": 0}).digest[:8]
+        tasks = tuple(task.unseeded for task in self.tasks)
+        return self.model_copy(update={"seed": 0, "tasks": tasks}).digest[:8]
 
     @property
     def setup(self) -> str:
         """Digest of all that must agree before two cells may stand in one average."""
-        shared = (self.model, self.protocol, *self.tasks)
+        shared = (self.model, self.protocol, *(task.unseeded for task in self.tasks))
         return digest([self.common, *(one.digest for one in shared)])[:8]
 
     @property

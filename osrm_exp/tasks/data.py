@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from datasets import Dataset, load_dataset
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from osrm_exp.hub import fetched
 from osrm_exp.spec import Task
-from osrm_exp.tasks import mini
 from osrm_exp.tasks.kinds import Batch, Example, Row
+from osrm_exp.tasks.rows import doubts, rows_of
+
+log = logging.getLogger("osrm_exp")
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """Tokenised rows of one task: `input_ids`, `attention_mask`, `labels`.
+    """Tokenised rows of one task: `row`, `input_ids`, `attention_mask`, `labels`.
 
     `tune` is the slice of train that the protocol holds out; no training step and no statistic
     sees it. `validation` is what the tables report.
@@ -48,97 +48,52 @@ class TaskData:
         """Which rows of the source a split's batches hold, in their order."""
         return [row["row"] for row in self._by_length(split)]
 
-    def _by_length(self, split: str, rows: int | None = None) -> list[Example]:
-        return sorted(getattr(self, split)[:rows], key=lambda row: len(row["input_ids"]))
+    def _by_length(self, split: str, count: int | None = None) -> list[Example]:
+        return sorted(getattr(self, split)[:count], key=lambda row: len(row["input_ids"]))
 
     def collate(self, examples: Sequence[Example], pad_to: int | None = None) -> Batch:
         """Some rows as one batch, padded to the longest or to `pad_to`."""
         return self.task.kind.collate(examples, self.tokenizer, pad_to)
 
 
-def read(task: Task, split: str) -> Dataset:
-    """One split as `datasets` reads it: generated, from local parquet, or from the hub.
-
-    Raises:
-        ValueError: the rows cannot be had; the sentence says what was tried and what helps.
-    """
-    if task.path == "generated":
-        return mini.generate(task.name, split, getattr(task.rows, split), seed=task.seed)
-    if Path(task.path).is_dir():
-        file = Path(task.path) / task.name / f"{getattr(task, split)}.parquet"
-        if not file.is_file():
-            raise ValueError(f"{task.name}: there is no file {file}")
-        return Dataset.from_parquet(str(file))
-    name = getattr(task, split)
-    return fetched(
-        task.path,
-        lambda: load_dataset(task.path, task.name, revision=task.revision, split=name),
-        f"give local copies with dataset.path=DIR (DIR/{task.name}/{name}.parquet) and "
-        "model.path=DIR (a checkpoint folder)",
-    )
-
-
 @lru_cache(maxsize=64)
 def load(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
     """Rows of one task, checked, split by the protocol and tokenised.
 
-    Train is permuted by `task.seed`, its first `holdout` share becomes `tune`.
+    `task.seed` draws: train is permuted, and its first `holdout` share becomes `tune`. What is odd
+    about the rows is said once.
+
+    Raises:
+        ValueError: an empty split, or fewer rows than asked for.
     """
-    train = checked(task, "train", read(task, "train"))
-    validation = checked(task, "validation", read(task, "validation"))
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(task.seed))
-    train = train.select(order.tolist())
-    if task.rows.train is not None:
-        train = train.select(range(task.rows.train))
+    train, validation = drawn(task, "train"), drawn(task, "validation")
     held = round(task.holdout * len(train))
     if task.holdout and not 0 < held < len(train):
         raise ValueError(f"{task.name}: a holdout of {task.holdout} leaves a split of no row")
-
-    def tokenised(rows: Dataset) -> list[Example]:
-        texts = zip(*(rows[column] for column in task.text))
-        labels = [task.kind.label(task, label) for label in rows["label"]]
-        found = [Row(i, *row) for i, row in enumerate(zip(texts, labels))]
-        return task.kind.encode(found, tokenizer, max_length)
-
-    tune, rest = train.select(range(held)), train.select(range(held, len(train)))
-    return TaskData(task, tokenizer, *(tokenised(rows) for rows in (rest, tune, validation)))
+    if odd := list(doubts(task, {"train": train, "validation": validation})):
+        log.warning("%s: %s", task.name, "; ".join(odd))
+    splits = (train[held:], train[:held], validation)
+    encode = task.kind.encode
+    return TaskData(task, tokenizer, *(encode(split, tokenizer, max_length) for split in splits))
 
 
-def checked(task: Task, split: str, rows: Dataset) -> Dataset:
-    """The rows the task asks for.
+def drawn(task: Task, split: str) -> list[Row]:
+    """As many rows of a split as the task asks for, drawn by its seed.
 
-    Raises:
-        ValueError: a missing column, an empty split, fewer rows than asked for, an unseen label.
+    Train is permuted in any case; a validation split that is wanted whole stays in order.
     """
-    missing = [c for c in (*task.text, "label") if c not in rows.column_names]
-    if missing:
-        raise ValueError(
-            f"{task.name}/{split} has no column {missing[0]!r}; it has: "
-            f"{', '.join(rows.column_names)}"
-        )
-    cap, asked = getattr(task.cap, split), getattr(task.rows, split)
-    if cap is not None:
-        rows = rows.select(range(min(cap, len(rows))))
-    if len(rows) == 0:
+    found, asked = rows_of(task, split), getattr(task.rows, split)
+    if not found:
         raise ValueError(f"{task.name}/{split} is empty")
-    if asked is not None and len(rows) < asked:
+    if asked is not None and len(found) < asked:
         raise ValueError(
-            f"{task.name}/{split} has {len(rows)} rows, {asked} asked for: lower "
+            f"{task.name}/{split} has {len(found)} rows, {asked} asked for: lower "
             f"dataset.rows.{split} or dataset.tasks.{task.name}.rows.{split}"
         )
-    if asked is not None and split != "train":  # train is permuted before it is cut
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(task.seed))
-        rows = rows.select(order[:asked].tolist())
-    _check_labels(task, split, rows)
-    return rows
-
-
-def _check_labels(task: Task, split: str, rows: Dataset) -> None:
-    for label in set(rows["label"]):
-        try:
-            task.kind.label(task, label)
-        except ValueError as error:
-            raise ValueError(f"{task.name}/{split} holds the label {label!r}: {error}") from None
+    if asked is None and split != "train":
+        return found
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(task.seed))
+    return [found[i] for i in order[:asked].tolist()]
 
 
 class TaskDataModule(pl.LightningDataModule):

@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
 
-from datasets import Dataset
-
 SPLITS = ("train", "validation")
 MISSES = 3000  # draws in a row without a new text after which a grammar counts as exhausted
 
@@ -205,8 +203,8 @@ def home(texts: tuple[str, ...]) -> str:
     return SPLITS[digest[0] < 64]
 
 
-def generate(task: str, split: str, rows: int, seed: int) -> Dataset:
-    """`rows` distinct rows of one split, the labels balanced within one, in random order.
+def generate(task: str, split: str, rows: int, seed: int) -> dict[str, list]:
+    """Columns of `rows` distinct rows of a split, labels balanced within one, in random order.
 
     Raises:
         ValueError: an unknown task or split, no number of rows, or more than the grammar yields.
@@ -232,4 +230,4 @@ def generate(task: str, split: str, rows: int, seed: int) -> Dataset:
             )
     table = [(*texts, label) for texts, label in found.items()]
     draw.shuffle(table)
-    return Dataset.from_dict(dict(zip((*grammar.columns, "label"), zip(*table))))
+    return dict(zip((*grammar.columns, "label"), map(list, zip(*table))))

@@ -1,9 +1,8 @@
 import pytest
 import torch
-from datasets import Dataset
 
 from osrm_exp.model import load_tokenizer
-from osrm_exp.tasks import data
+from osrm_exp.tasks import data, rows
 from osrm_exp.tasks.data import LengthBuckets
 
 
@@ -69,20 +68,74 @@ def test_buckets_are_a_permutation_with_like_lengths_side_by_side():
     assert sum(spread) / len(spread) < 8
 
 
-def spoiled(cell, monkeypatch, column, value):
-    task = cell("roberta").tasks[0]
-    rows = data.read(task, "train").to_list()
-    rows[3][column] = value
-    monkeypatch.setattr(data, "read", lambda *_: Dataset.from_list(rows))
-    return loaded(cell, "dataset.seed=9")
+def test_the_seed_of_a_cell_draws_rows_slice_and_samples(cell):
+    def drawn(*overrides):
+        cola = loaded(cell, "dataset.rows={train: 30, validation: 10}", *overrides)[0]
+        return [[row["row"] for row in split] for split in (cola.train, cola.tune, cola.validation)]
+
+    one, two = drawn("seed=1"), drawn("seed=2")
+    data.load.cache_clear()
+    assert drawn("seed=1") == one and all(sorted(a) != sorted(b) for a, b in zip(one, two))
+    assert drawn("seed=1", "dataset.seed=0") == drawn("seed=2", "dataset.seed=0")
+    assert one == drawn("seed=5", "dataset.seed=1")
 
 
-def test_unseen_labels_and_empty_splits_are_named(cell, monkeypatch):
-    with pytest.raises(ValueError, match="cola/train holds the label 7"):
-        spoiled(cell, monkeypatch, "label", 7)
-    monkeypatch.setattr(data, "read", lambda *_: Dataset.from_dict({"sentence": [], "label": []}))
+def test_seeds_that_draw_rows_share_a_line_and_a_setup(cell):
+    one, two = cell("roberta", "seed=1"), cell("roberta", "seed=2")
+    assert one.digest != two.digest and one.tasks[0].digest != two.tasks[0].digest
+    assert (one.line, one.setup) == (two.line, two.setup)
+    pinned = cell("roberta", "seed=1", "dataset.seed=1")
+    assert pinned.tasks[0].digest == one.tasks[0].digest  # the same rows, the same adapter
+    assert pinned.line != one.line and pinned.setup != one.setup
+
+
+def test_batches_say_which_rows_they_hold(cell):
+    cola = loaded(cell, "dataset.rows.validation=10")[0]
+    batches = cola.batches("validation", 4)
+    texts = {row["row"]: row["input_ids"] for row in cola.validation}
+    masked = [ids[mask.bool()].tolist() for b in batches
+              for ids, mask in zip(b["input_ids"], b["attention_mask"])]  # fmt: skip
+    assert masked == [texts[number] for number in cola.numbers("validation")]
+
+
+def test_an_empty_split_is_named_and_an_odd_one_is_told_once(cell, monkeypatch, caplog):
+    same = {"sentence": ["a dog"] * 9, "label": [1] * 9}
+    monkeypatch.setattr(rows, "read", lambda *_: same)
+    for _ in range(2):
+        loaded(cell, "dataset.only=cola", "dataset.seed=9")
+    (told,) = [record.message for record in caplog.records]
+    assert told.startswith("cola: texts in both train and validation: 1; train has no row of un")
+    monkeypatch.setattr(rows, "read", lambda *_: {"sentence": [], "label": []})
     with pytest.raises(ValueError, match="cola/train is empty"):
-        loaded(cell, "dataset.seed=5")
+        loaded(cell, "dataset.only=cola", "dataset.seed=5")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [("dataset.only=[cola,cola]", "name every task once"), ("dataset.only=[]", "null takes all"),
+     ("dataset.only=3", r"only names \[3\]"), ("+dataset.source=x", "source is not an option"),
+     ("dataset.tasks.cola.text=[]", "at least 1"), ("dataset.tasks.cola.text=[a,b,c]", "at most 2"),
+     ("dataset.tasks.cola.labels=[one]", "at least 2"), ("dataset.tasks.cola=null", "text")],
+)  # fmt: skip
+def test_a_suite_that_makes_no_sense_is_refused(cell, override, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cell("roberta", override)
+
+
+def test_one_task_one_column_and_a_home_are_plain_strings(cell, suite, monkeypatch):
+    monkeypatch.setenv("HOME", str(suite.parent))
+    chosen = cell("roberta", "dataset.only=cola", f"dataset.path='~/{suite.name}'",
+                  "dataset.tasks.cola.text=sentence")  # fmt: skip
+    (plain,) = cell("roberta", "dataset.only=[cola]").tasks
+    assert chosen.tasks == (plain,)
+
+
+def test_a_config_of_the_hub_is_part_of_what_the_rows_are(cell):
+    hub = ["dataset.path=nyu-mll/glue", "dataset.only=cola"]
+    (plain,), (other,) = (
+        cell("roberta", *hub, *more).tasks for more in ([], ["+dataset.tasks.cola.config=sst2"])
+    )
+    assert other.source == f"{plain.source}:sst2" and other.digest != plain.digest
 
 
 def test_a_missing_folder_or_file_is_named(cell, tmp_path):
@@ -90,5 +143,5 @@ def test_a_missing_folder_or_file_is_named(cell, tmp_path):
         loaded(cell, f"dataset.path={tmp_path}")
     for task in ("cola", "stsb", "mnli"):
         (tmp_path / task).mkdir()
-    with pytest.raises(ValueError, match=r"there is no file .*cola/train\.parquet"):
+    with pytest.raises(ValueError, match=r"there is no file .*cola/train\.parquet, nor \.csv"):
         loaded(cell, f"dataset.path={tmp_path}")
