@@ -27,9 +27,14 @@ class Result:
     def __iter__(self) -> Iterator[tuple[str, Update]]:
         self._ranks, self._lost = [], []
         for module in self.merged:
-            yield module, self._passing(self.merged[module])
+            yield module, self._passing(module, self.merged[module])
 
-    def _passing(self, update: Update) -> Update:
+    def _passing(self, module: str, update: Update) -> Update:
+        if not isinstance(update, Update):
+            raise ValueError(
+                f"the merge method gave {module} a {type(update).__name__}: return LowRank(A, B) "
+                "or Dense(delta) of osrm_exp.lora"
+            )
         if self.rank is not None:
             update = update.single.truncate(self.rank)
         self._sharing = update.sharing

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from osrm_exp.lazy import Lazy
-from osrm_exp.lora import Dense, LowRank, Routed, Update
+from osrm_exp.lora import LowRank, Update
 
 SYMMETRIC = 1e-4  # share of a gram's largest entry by which its triangles may differ
 Method = Callable[..., Mapping[str, Update]]
@@ -21,27 +21,20 @@ def upheld(
     """`method(updates, ...)` of finite factors, in float32 at least, given back in their dtype.
 
     Raises:
-        ValueError: a factor that is not finite, or a result that is no update.
+        ValueError: a factor that is not finite.
     """
     for module, stack in updates.items():
         _check_factors(module, stack)
     precise = {module: _promoted(stack) for module, stack in updates.items()}
     merged = method(precise, *args, **keywords)
-    return Lazy(merged, lambda module: _in(updates[module].dtype, module, merged[module]))
+    if all(precise[module].dtype == stack.dtype for module, stack in updates.items()):
+        return merged
+    return Lazy(merged, lambda module: merged[module].to(updates[module].dtype))
 
 
 def _promoted(stack: LowRank) -> LowRank:
     dtype = torch.promote_types(stack.A.dtype, stack.B.dtype)
     return stack.to(torch.promote_types(dtype, torch.float32))
-
-
-def _in(dtype: torch.dtype, module: str, update: Update) -> Update:
-    if not isinstance(update, LowRank | Dense | Routed):
-        raise ValueError(
-            f"the merge method gave {module} a {type(update).__name__}: return LowRank(A, B) or "
-            "Dense(delta) of osrm_exp.lora"
-        )
-    return update if dtype in (torch.float32, torch.float64) else update.to(dtype)
 
 
 def _check_factors(module: str, stack: LowRank) -> None:

@@ -76,6 +76,11 @@ def test_a_method_that_truncated_says_so_and_a_further_rank_adds_to_it():
     assert twice.error == pytest.approx(direct.error, rel=1e-5)
 
 
+def test_what_is_no_update_is_refused():
+    with pytest.raises(ValueError, match=r"gave a a Tensor: return LowRank\(A, B\) or Dense"):
+        dict(Result({"a": torch.zeros(9, 7)}))
+
+
 @pytest.mark.parametrize("update", [numbers(3), Routed(low_rank(2, 3), torch.zeros(3, 1, 7), 1)])
 def test_what_is_no_single_delta_is_not_truncated(update):
     with pytest.raises(ValueError, match="no one delta holds it"):

@@ -161,11 +161,66 @@ def test_unequal_ranks_are_merged_or_refused(name):
 
 
 @every
-def test_thirty_two_tasks_are_merged(name):
+@pytest.mark.parametrize("count", [32, 100])
+def test_many_tasks_are_merged(name, count):
     if claims(name, "two_tasks"):
         pytest.skip("takes two tasks")
-    updates = adapters((1,) * 32)
-    is_finite(merged(name, updates), updates)
+    updates = adapters((1,) * count, dtype=torch.float32)
+    try:
+        is_finite(merged(name, updates), updates)
+    except ValueError as error:
+        assert "of 100 tasks" in str(error)
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_merged_in_float32_and_given_back(name, dtype):
+    half = {m: u.to(dtype) for m, u in adapters(tasks(name)).items()}
+    given = statistics(name, half)
+    result = merged(name, half, given)
+    expected = merged(name, {m: u.to(torch.float32) for m, u in half.items()}, given)
+    assert all(update.dtype == dtype for update in result.values())
+    assert apart({m: dense(u).float() for m, u in result.items()}, expected) < 1e-2
+
+
+@every
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("factor", ["A", "B"])
+def test_a_factor_that_is_not_finite_is_refused_by_module_and_task(name, value, factor):
+    updates, module = adapters(tasks(name)), "layer1.v"
+    given = statistics(name, updates)
+    getattr(updates[module], factor)[1, 0, 0] = value
+    with pytest.raises(ValueError, match=rf"the update of {module} of task 2 holds NaN") as caught:
+        merged(name, updates, given)
+    one_sentence(caught.value)
+
+
+@every
+def test_a_statistic_that_is_not_finite_is_refused(name):
+    updates = adapters(tasks(name))
+    for keyword, values in statistics(name, updates).items():
+        spoiled = getattr(values, "grams", values)
+        tensor = spoiled["layer1.v"] if isinstance(spoiled, dict) else spoiled
+        tensor[-1] = torch.nan
+        with pytest.raises(ValueError, match=r"NaN|not all finite") as caught:
+            merged(name, updates, {**statistics(name, updates), keyword: values})
+        one_sentence(caught.value)
+
+
+@every
+def test_no_task_is_lost_to_its_split_into_factors(name):
+    """`A * 1e4, B / 1e4` in one task and the inverse in another are the same deltas."""
+    if claims(name, "gauge_dependent") or claims(name, "ill_posed"):
+        pytest.skip("is no function of the deltas alone")
+    if method(name).space == "factors":
+        pytest.skip("acts on the factors")
+    updates, scale = adapters(tasks(name)), {0: 1e4, 1: 1e-4}
+
+    def far(t, u):
+        return LowRank(u.A * scale.get(t, 1.0), u.B / scale.get(t, 1.0))
+
+    given = statistics(name, updates)
+    assert apart(merged(name, changed(updates, far), given), merged(name, updates, given)) < 1e-8
 
 
 @every

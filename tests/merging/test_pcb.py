@@ -39,4 +39,15 @@ def test_pcb_depends_on_the_size_of_deltas():
 
 def test_pcb_refuses_a_ratio_above_one():
     with pytest.raises(ValueError, match="ratio 10 is no share"):
-        _ = pcb({"w": adapter()}, space="delta", ratio=10, granularity="global", scaling=1.0)["w"]
+        pcb({"w": adapter()}, space="delta", ratio=10, granularity="global", scaling=1.0)["w"]
+
+
+@pytest.mark.parametrize("tasks", [64, 89, 200])
+def test_pcb_of_many_tasks_is_what_it_is_in_float64(tasks):
+    g = torch.Generator().manual_seed(0)
+    many = LowRank(torch.randn(tasks, 1, 30, generator=g), torch.randn(tasks, 20, 1, generator=g))
+    own = {"space": "delta", "ratio": 0.1, "granularity": "tensor", "scaling": 1.0}
+    single, double = (
+        pcb({"w": u}, **own)["w"].delta.double() for u in (many, many.to(torch.float64))
+    )
+    assert (single - double).norm() < 1e-4 * double.norm()

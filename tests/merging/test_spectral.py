@@ -226,3 +226,21 @@ def test_opposite_tasks_cancel_without_nan(merge):
     one = adapters((2,))
     updates = {m: stack([u.unstack()[0], u.unstack()[0] * -1.0]) for m, u in one.items()}
     assert all(dense(u).isfinite().all() for u in merge(updates).values())
+
+
+def test_iso_cts_of_tasks_that_cancel_is_nothing():
+    one = adapters((2,))["layer0.q"].unstack()[0]
+    for seed in range(3):
+        noise = 1e-9 * torch.randn(one.B.shape, generator=torch.Generator().manual_seed(seed))
+        updates = {"w": stack([one, LowRank(one.A, -one.B + noise.to(one.B))])}
+        merged = iso_cts(updates, space="delta", common_space_fraction=0.8, scaling=1.0)["w"]
+        assert dense(merged).norm() < 1e-6 * one.delta.norm()
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_iso_cts_of_small_adapters_keeps_a_direction_of_every_task(rank):
+    """Rounding would leave none, and iso_c under another name."""
+    updates = adapters((rank,) * 3)
+    merged = iso_cts(updates, space="delta", common_space_fraction=0.8, scaling=1.0)
+    plain = iso_c(updates, space="delta", scaling=1.0)
+    assert all(distance(merged[m], plain[m]) > 1e-3 for m in updates)
