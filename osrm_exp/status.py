@@ -59,7 +59,7 @@ class Sweep:
 def sweeps(logs: Path, results: Path) -> list[Sweep]:
     """The commands that wrote into a results folder, the same one once."""
     found: dict[str, Sweep] = {}
-    for folder in sorted(path for path in logs.glob("*") if path.is_dir()):
+    for folder in sorted({path.parent for path in logs.rglob("multirun.yaml")} | _single(logs)):
         try:
             if one := _sweep(folder, results):
                 found[one.command] = one
@@ -70,18 +70,23 @@ def sweeps(logs: Path, results: Path) -> list[Sweep]:
     return list(found.values())
 
 
+def _single(logs: Path) -> set[Path]:
+    """The folders of runs that are no job of a sweep."""
+    found = (path.parents[1] for path in logs.rglob(".hydra/overrides.yaml"))
+    return {folder for folder in found if not (folder.parent / "multirun.yaml").is_file()}
+
+
 def _sweep(folder: Path, results: Path) -> Sweep | None:
     many, one = folder / "multirun.yaml", folder / ".hydra" / "overrides.yaml"
+    config: Any
     if many.is_file():
         config = OmegaConf.load(many)
         task, hydra = list(config.hydra.overrides.task), list(config.hydra.overrides.hydra)
         cells = tuple(sweep(task))
-    elif one.is_file():
+    else:
         config = OmegaConf.load(folder / ".hydra" / "config.yaml")
         task, hydra = list(OmegaConf.load(one)), []
         cells = (tuple(task),)
-    else:
-        return None
     if Path(config.paths.results).resolve() != results.resolve():
         return None
     given = [o for o in hydra if not o.startswith("hydra.mode=")]
@@ -105,7 +110,8 @@ def states(
 
 
 def _key(overrides: Iterable[str]) -> Overrides:
-    return tuple(sorted(overrides))
+    """What names a cell, wherever its files lie."""
+    return tuple(sorted(o for o in overrides if not o.startswith("paths.")))
 
 
 def _told(logs: Path) -> dict[Overrides, Path]:

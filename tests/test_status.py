@@ -20,7 +20,7 @@ GIVEN = ["dataset=glue", "dataset.only=[cola,sst2]", "merge=average,ties,individ
 def swept(tmp_path, checkpoints, suite):
     """The overrides of a sweep of six cells, its results and its logs as Hydra leaves them."""
     results, logs = tmp_path / "results", tmp_path / "logs"
-    where = [f"paths.results={results}", f"dataset.path={suite}"]
+    where = [f"paths.results={results}", f"paths.logs={logs}", f"dataset.path={suite}"]
     task = [*GIVEN, "model=roberta_large", f"model.path={checkpoints['roberta']}", *where]
     config = {"paths": {"results": str(results)}}
     overrides = {"task": task, "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=parallel"]}
