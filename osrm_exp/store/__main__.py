@@ -28,7 +28,8 @@ def verify(store: Path) -> int:
     for checked, item in enumerate(artifacts(store), 1):  # noqa: B007
         damage = manifest.damage(item.path, item.path.relative_to(store).as_posix())
         bad += [Item(item.path, damage)] if damage else []
-    _table(bad)
+    for item in bad:
+        print(f"{item.path}: {item.why}")
     print(f"{checked - len(bad)} of {checked} are whole; a run that needs another builds it again")
     return 1 if bad else 0
 

@@ -71,6 +71,17 @@ class Lock:
             who += f", silent for {_span(silent)}: it is stopped or hangs; continue or end it"
         return who
 
+    def dead(self) -> bool:
+        """Whether its owner is gone, as far as a single look can tell."""
+        owner, _ = self._look()
+        try:
+            with self.path.open("r+") as file:
+                if owner.get("machine") == MACHINE:
+                    return _locked(file)
+                return time.time() - os.fstat(file.fileno()).st_mtime > LEASE
+        except FileNotFoundError:
+            return True
+
     def _look(self) -> tuple[dict[str, Any], float]:
         """The owner's record and for how many seconds the file has not changed under our eyes.
 

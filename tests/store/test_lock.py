@@ -69,16 +69,17 @@ def test_one_has_it_and_gives_it_back(tmp_path):
         assert second
 
 
-@pytest.mark.parametrize("machine", [lock.MACHINE, "another"])
+@pytest.mark.parametrize("machine", [lock.MACHINE, "another"], ids=["here", "elsewhere"])
 def test_a_living_owner_keeps_it_longer_than_a_lease(tmp_path, owner, machine):
     owner(machine=machine)
-    assert taken(Lock(tmp_path / "held"), 2.5) is None
+    assert taken(Lock(tmp_path / "held"), 2.5) is None and not Lock(tmp_path / "held").dead()
 
 
 def test_a_dead_owner_on_this_machine_is_noticed_at_once(tmp_path, owner):
     process = owner()
     process.kill()
     process.join()
+    assert Lock(tmp_path / "held").dead()
     assert taken(Lock(tmp_path / "held"), 0.5) is not None
 
 

@@ -1,0 +1,208 @@
+"""What of a sweep is done: `python -m osrm_exp.status results/X [outputs/X]`.
+
+The sweeps are those that Hydra's logs tell of; a cell is known by its overrides, so nothing is
+loaded and, but for cells whose rows were made by another spelling, nothing is composed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from osrm_exp import signals
+from osrm_exp.compose import cell_from, configuration, sweep
+from osrm_exp.report.rows import is_done, rows_file, rows_in
+from osrm_exp.store.lock import Lock
+
+STATES = ("ok", "failed", "running", "interrupted", "missing")
+Overrides = tuple[str, ...]
+
+
+@contextmanager
+def told(folder: Path, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Keeps a job's `status.json`: who runs it, and in the end what the block made of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    status: dict[str, Any] = {"outcome": "running", "overrides": list(overrides)}
+    status |= {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    with Lock(folder / "status.held").held():
+        _write(folder, status)
+        status["outcome"] = "interrupted"
+        try:
+            yield status
+        finally:
+            _write(folder, {**status, "seconds": round(time.perf_counter() - start, 2)})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A command that was given, and its cells."""
+
+    command: str
+    cells: tuple[Overrides, ...]
+
+
+def sweeps(logs: Path, results: Path) -> list[Sweep]:
+    """The commands that wrote into a results folder, the same one once."""
+    found: dict[str, Sweep] = {}
+    for folder in sorted({path.parent for path in logs.rglob("multirun.yaml")} | _single(logs)):
+        try:
+            if one := _sweep(folder, results):
+                found[one.command] = one
+        except (HydraException, ValueError) as error:
+            print(
+                f"{folder} is left out, its command is none today: {' '.join(str(error).split())}"
+            )
+    return list(found.values())
+
+
+def _single(logs: Path) -> set[Path]:
+    """The folders of runs that are no job of a sweep."""
+    found = (path.parents[1] for path in logs.rglob(".hydra/overrides.yaml"))
+    return {folder for folder in found if not (folder.parent / "multirun.yaml").is_file()}
+
+
+def _sweep(folder: Path, results: Path) -> Sweep | None:
+    many, one = folder / "multirun.yaml", folder / ".hydra" / "overrides.yaml"
+    config: Any
+    if many.is_file():
+        config = OmegaConf.load(many)
+        task, hydra = list(config.hydra.overrides.task), list(config.hydra.overrides.hydra)
+        cells = tuple(sweep(task))
+    else:
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        task, hydra = list(OmegaConf.load(one)), []
+        cells = (tuple(task),)
+    if Path(config.paths.results).resolve() != results.resolve():
+        return None
+    given = [o for o in hydra if not o.startswith("hydra.mode=")]
+    words = ["python", "-m", "osrm_exp", *task, *given, *(["-m"] if many.is_file() else [])]
+    return Sweep(shlex.join(words), cells)
+
+
+def states(
+    cells: Iterable[Overrides], results: Path, logs: Path
+) -> dict[Overrides, tuple[str, str]]:
+    """By cell, its state and what is to be said of it."""
+    files = sorted((results / "rows").glob("*.jsonl"))
+    done = {_key(rows_in(file)[0]["overrides"]) for file in files if is_done(file)}
+    cells, last = list(cells), _told(logs)
+    strangers = done - {_key(cell) for cell in cells}
+    found = {}
+    for cell in cells:
+        ok = _key(cell) in done or (strangers and _done_otherwise(cell, results))
+        found[cell] = ("ok", "") if ok else _of(last.get(_key(cell)))
+    return found
+
+
+def _key(overrides: Iterable[str]) -> Overrides:
+    """What names a cell, wherever its files lie."""
+    return tuple(sorted(o for o in overrides if not o.startswith("paths.")))
+
+
+def _told(logs: Path) -> dict[Overrides, Path]:
+    """The last status of every cell, by overrides."""
+    files = sorted(logs.rglob("status.json"), key=lambda file: file.stat().st_mtime)
+    return {_key(_read(file)["overrides"]): file for file in files}
+
+
+def _of(file: Path | None) -> tuple[str, str]:
+    if file is None:
+        return "missing", ""
+    status = _read(file)
+    if status["outcome"] == "failed":
+        return "failed", status.get("reason", "")
+    if status["outcome"] in ("running", "interrupted"):
+        lock = Lock(file.with_name("status.held"))
+        if status["outcome"] == "running" and not lock.dead():
+            return "running", lock.holder()
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status["since"]))
+        return "interrupted", f"begun {since} by process {status['pid']} on {status['host']}"
+    return "missing", ""
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return {"overrides": [], **json.loads(file.read_text())}
+    except ValueError:  # cut short by a full disk or a kill
+        return {"overrides": [], "outcome": "unknown"}
+
+
+def _write(folder: Path, status: dict[str, Any]) -> None:
+    scratch = folder / f"status.{os.getpid()}.tmp"
+    scratch.write_text(json.dumps(status))
+    scratch.rename(folder / "status.json")
+
+
+def _done_otherwise(cell: Overrides, results: Path) -> bool:
+    """Whether another spelling of the same cell is done."""
+    digest = cell_from(configuration(cell)).digest
+    return is_done(rows_file(results, digest))
+
+
+def report(results: Path, logs: Path) -> str:
+    """The lines for a results folder.
+
+    Raises:
+        ValueError: no sweep that wrote there is known.
+    """
+    known = sweeps(logs, results)
+    if not known:
+        raise ValueError(f"{logs} tells of no sweep into {results}: name the logs (paths.logs)")
+    found = states(dict.fromkeys(c for one in known for c in one.cells), results, logs)
+    count = Counter(state for state, _ in found.values())
+    summary = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
+    shared = set.intersection(*(set(cell) for cell in found)) if len(found) > 1 else set()
+    lines = [f"{results}: {len(found)} cells: {summary}"]
+    for cell, (state, said) in found.items():
+        if state != "ok":
+            own = " ".join(o for o in cell if o not in shared) or " ".join(cell)
+            lines.append(f"  {state:<11} {own}" + (f": {said}" if said else ""))
+    left = [cell for cell, (state, _) in found.items() if state != "ok"]
+    if left:
+        lines += [_time(results, len(left), count["running"]), "what is left:"]
+        lines += [f"  {one.command}" for one in known if set(one.cells) & set(left)]
+    return "\n".join(lines)
+
+
+def _time(results: Path, left: int, at_once: int) -> str:
+    files = [file for file in (results / "rows").glob("*.jsonl") if is_done(file)]
+    if not files:
+        return "no cell has finished yet, so nothing is known about the time"
+    mean = sum(rows_in(file)[0]["seconds"] for file in files) / len(files)
+    total = mean * left / max(at_once, 1)
+    how = f"{at_once} at once" if at_once > 1 else "one after the other"
+    return f"about {total / 60:.0f} min: {left} cells {how}, {mean:.0f} s each as those before"
+
+
+def main() -> int:
+    """Reads the command line; what a user can mend is told in one sentence."""
+    parser = argparse.ArgumentParser(prog="python -m osrm_exp.status", description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("logs", type=Path, nargs="?", help="default: outputs/<name of results>")
+    options = parser.parse_args()
+    try:
+        print(report(options.results, options.logs or Path("outputs", options.results.name)))
+    except (ValueError, OSError) as error:
+        print(f"osrm_exp: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    with signals.one_sentence("status changes nothing"):
+        sys.exit(main())
