@@ -100,7 +100,7 @@ def _scored(answers: pd.DataFrame, weights: np.ndarray, metric: str) -> np.ndarr
     }  # fmt: skip
     whole = {"accuracy_f1": ["accuracy", "f1"], "pearson_spearman": ["pearson", "spearman"]}
     names = whole.get(metric, [metric])
-    return 100 * sum(parts[name]() for name in names) / len(names)
+    return 100 * np.mean([parts[name]() for name in names], axis=0)
 
 
 def mcc(label: np.ndarray, guess: np.ndarray, mean: Any) -> np.ndarray:

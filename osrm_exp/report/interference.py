@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from osrm_exp.report.frame import natural
+from osrm_exp.report.plots import legend
 
 MAPS = [
     ("response_A", "start", r"before training  $\|A_t H_s\| / \|H_s\|$"),
@@ -76,7 +77,7 @@ def depth_plot(rows: pd.DataFrame) -> Figure:
     for ax in panels[-1]:
         ax.set_xticks(range(len(modules)), [_short(m) for m in modules], fontsize=7)
         ax.set_xlabel("layer", fontsize=8)
-    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+    legend(figure)
     return figure
 
 

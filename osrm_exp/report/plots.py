@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 
 from osrm_exp.report.frame import ORDER, natural, text
 
-MOST = 10  # merges side by side, and inits below each other
+MOST = 10  # merges side by side; of more inits below each other no figure is drawn
 MARKERS = "ovD^Xs*P"
 
 
 def bar_plot(found: pd.DataFrame) -> Figure:
     """A panel an init; a group of bars a task, one bar a merge."""
     found = found.assign(label=_labels(found))
-    inits = sorted(found.init.unique(), key=natural)[:MOST]
+    inits = sorted(found.init.unique(), key=natural)
     merged = found[~found["merge"].isin(ORDER)]
     order = merged.groupby("label").value.mean().sort_values(ascending=False).index
     labels = sorted(order[:MOST], key=natural)
