@@ -271,7 +271,7 @@ def merging(device: torch.device, tiny: bool) -> Iterator[Record]:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = attempt(20, agreement, name, small, device)
+            found = attempt(60 if tiny else 20, agreement, name, small, device)
         if "error" in found or found["low_rank"]:
             chosen.append(name)
             yield {"method": name, **found}
@@ -279,7 +279,7 @@ def merging(device: torch.device, tiny: bool) -> Iterator[Record]:
         full = adapters(2 if tiny else 32, tiny, where)
         for name in chosen:
             what = {"method": name, "device": where.type}
-            yield {**what, **attempt(6 if where == device else 3, merged, name, full, where)}
+            yield {**what, **attempt(60 if tiny else 6 if where == device else 3, merged, name, full, where)}
 
 
 def agreement(name: str, small: list, device: torch.device) -> Record:
@@ -318,7 +318,7 @@ def cell(device: torch.device, tiny: bool) -> Iterator[Record]:
         for merge in MERGES if not tiny else MERGES[:3]:
             rows = {}
             for place, accelerator in [*places.items(), ("copied", places[device.type])]:
-                rows[place] = attempt(30, scored, folder, place, accelerator, merge, tiny)
+                rows[place] = attempt(200 if tiny else 30, scored, folder, place, accelerator, merge, tiny)
                 if place == "cpu" and not (folder / "copied").exists():
                     shutil.copytree(folder / "cpu", folder / "copied")
                     for statistic in (folder / "copied").glob("Statistic/*"):
@@ -377,7 +377,7 @@ def main() -> None:
         found[name] = []
         start = time.perf_counter()
         try:
-            with within(SECONDS[name]), quiet():
+            with within(SECONDS[name] * (10 if given.tiny else 1)), quiet():
                 for record in PARTS[name](device, given.tiny):
                     keep(found, name, record, given.out)
         except Exception as error:
