@@ -83,7 +83,7 @@ MERGES = (
 )  # fmt: skip
 
 
-class OutOfTime(Exception):
+class OutOfTimeError(Exception):
     pass
 
 
@@ -92,7 +92,7 @@ def within(seconds: float) -> Iterator[None]:
     """Raises in the body after so many seconds; limits nest."""
 
     def stop(*_: Any) -> None:
-        raise OutOfTime(f"stopped after {seconds:.0f} s")
+        raise OutOfTimeError(f"stopped after {seconds:.0f} s")
 
     start, outer = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)[0]
     before = signal.signal(signal.SIGALRM, stop)
@@ -212,9 +212,9 @@ def statistics(device: torch.device, tiny: bool) -> Iterator[Record]:
             found = attempt(30, collect, net, modules, shape, device, task)
             record |= {"tasks": task + 1, **found}
             record["seconds"] = record.get("seconds", 0) + found.get("one_task", 0)
+            yield dict(record)  # at once: the part may end before its last task
             if "error" in found:
                 break
-        yield record
         del net
 
 
@@ -245,7 +245,10 @@ def eigen(device: torch.device, tiny: bool) -> Iterator[Record]:
         matrix, _ = rotated(values)
         for where in dict.fromkeys((device.type, "cpu")):
             given = matrix.to(where)
-            for name, solve in (("smallest", lambda G: smallest(G, 8)), ("eigh", torch.linalg.eigh)):
+            for name, solve in (
+                ("smallest", lambda G: smallest(G, 8)),
+                ("eigh", torch.linalg.eigh),
+            ):
                 if (name, where) != ("eigh", "cpu"):
                     what = {"width": width, "solver": name, "device": where}
                     yield {**what, **attempt(15, solved, solve, given, values)}
@@ -279,7 +282,10 @@ def merging(device: torch.device, tiny: bool) -> Iterator[Record]:
         full = adapters(2 if tiny else 32, tiny, where)
         for name in chosen:
             what = {"method": name, "device": where.type}
-            yield {**what, **attempt(60 if tiny else 6 if where == device else 3, merged, name, full, where)}
+            yield {
+                **what,
+                **attempt(60 if tiny else 6 if where == device else 3, merged, name, full, where),
+            }
 
 
 def agreement(name: str, small: list, device: torch.device) -> Record:
@@ -318,7 +324,9 @@ def cell(device: torch.device, tiny: bool) -> Iterator[Record]:
         for merge in MERGES if not tiny else MERGES[:3]:
             rows = {}
             for place, accelerator in [*places.items(), ("copied", places[device.type])]:
-                rows[place] = attempt(200 if tiny else 30, scored, folder, place, accelerator, merge, tiny)
+                rows[place] = attempt(
+                    200 if tiny else 30, scored, folder, place, accelerator, merge, tiny
+                )
                 if place == "cpu" and not (folder / "copied").exists():
                     shutil.copytree(folder / "cpu", folder / "copied")
                     for statistic in (folder / "copied").glob("Statistic/*"):

@@ -1,7 +1,7 @@
-"""A device that no machine lacks: tensors that say they are elsewhere and refuse to meet the CPU's.
+"""A device that no machine lacks: tensors that are elsewhere, and refuse to meet those of the CPU.
 
-What PyTorch refuses between a GPU and a CPU is refused here too, so that code which forgets a device
-fails on a machine without one. The numbers themselves are computed on the CPU.
+What PyTorch refuses between a GPU and a CPU is refused here too, so that code which forgets a
+device fails on a machine without one. The numbers themselves are computed on the CPU.
 """
 
 from __future__ import annotations
