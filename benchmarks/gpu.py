@@ -83,7 +83,7 @@ MERGES = (
 )  # fmt: skip
 
 
-class OutOfTime(Exception):
+class OutOfTimeError(Exception):
     pass
 
 
@@ -92,7 +92,7 @@ def within(seconds: float) -> Iterator[None]:
     """Raises in the body after so many seconds; limits nest."""
 
     def stop(*_: Any) -> None:
-        raise OutOfTime(f"stopped after {seconds:.0f} s")
+        raise OutOfTimeError(f"stopped after {seconds:.0f} s")
 
     start, outer = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)[0]
     before = signal.signal(signal.SIGALRM, stop)
@@ -212,9 +212,9 @@ def statistics(device: torch.device, tiny: bool) -> Iterator[Record]:
             found = attempt(30, collect, net, modules, shape, device, task)
             record |= {"tasks": task + 1, **found}
             record["seconds"] = record.get("seconds", 0) + found.get("one_task", 0)
+            yield dict(record)  # at once: the part may end before its last task
             if "error" in found:
                 break
-        yield record
         del net
 
 
@@ -274,7 +274,7 @@ def merging(device: torch.device, tiny: bool) -> Iterator[Record]:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = attempt(20, agreement, name, small, device)
+            found = attempt(60 if tiny else 20, agreement, name, small, device)
         if "error" in found or found["low_rank"]:
             chosen.append(name)
             yield {"method": name, **found}
@@ -282,7 +282,10 @@ def merging(device: torch.device, tiny: bool) -> Iterator[Record]:
         full = adapters(2 if tiny else 32, tiny, where)
         for name in chosen:
             what = {"method": name, "device": where.type}
-            yield {**what, **attempt(6 if where == device else 3, merged, name, full, where)}
+            yield {
+                **what,
+                **attempt(60 if tiny else 6 if where == device else 3, merged, name, full, where),
+            }
 
 
 def agreement(name: str, small: list, device: torch.device) -> Record:
@@ -321,7 +324,9 @@ def cell(device: torch.device, tiny: bool) -> Iterator[Record]:
         for merge in MERGES if not tiny else MERGES[:3]:
             rows = {}
             for place, accelerator in [*places.items(), ("copied", places[device.type])]:
-                rows[place] = attempt(30, scored, folder, place, accelerator, merge, tiny)
+                rows[place] = attempt(
+                    200 if tiny else 30, scored, folder, place, accelerator, merge, tiny
+                )
                 if place == "cpu" and not (folder / "copied").exists():
                     shutil.copytree(folder / "cpu", folder / "copied")
                     for statistic in (folder / "copied").glob("Statistic/*"):
@@ -380,7 +385,7 @@ def main() -> None:
         found[name] = []
         start = time.perf_counter()
         try:
-            with within(SECONDS[name]), quiet():
+            with within(SECONDS[name] * (10 if given.tiny else 1)), quiet():
                 for record in PARTS[name](device, given.tiny):
                     keep(found, name, record, given.out)
         except Exception as error:

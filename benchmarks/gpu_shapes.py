@@ -104,8 +104,8 @@ class Shape:
         lora = sum(p.numel() for name, p in net.named_parameters() if "lora_" in name)
         frozen = sum(
             module.weight.numel() for name, module in net.named_modules()
-            if isinstance(module, nn.Linear) and "lora_" not in name and "modules_to_save" not in name
-            and not any(head in name for head in self.model.heads)
+            if isinstance(module, nn.Linear)
+            and not any(part in name for part in ("lora_", *self.model.heads))
         )  # fmt: skip
         attention = tokens * count * 12 * self.length * d
         causal = 0.5 if isinstance(self.config, LlamaConfig) else 1.0

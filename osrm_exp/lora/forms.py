@@ -30,6 +30,10 @@ class Dense:
         return self.delta.dtype
 
     @property
+    def device(self) -> torch.device:
+        return self.delta.device
+
+    @property
     def sharing(self) -> str:
         return sharing_of(self.delta)
 

@@ -53,6 +53,10 @@ class LowRank:
         return self.A.dtype
 
     @property
+    def device(self) -> torch.device:
+        return self.A.device
+
+    @property
     def sharing(self) -> str:
         """Whether all tasks share the update or each has its own: `shared`, `per_task`."""
         return sharing_of(self.A)

@@ -102,7 +102,8 @@ def _dropped(
         def sample(count: int, generator: Generator) -> Tensor:
             # Other masks than those of the blocks, with the same distribution: enough to bracket.
             values = part.sample(count, generator)
-            return values * (torch.rand(values.shape, generator=generator) < density) * scale
+            drawn = torch.rand(values.shape, generator=generator).to(values.device)
+            return values * (drawn < density) * scale
 
         return replace(part, blocks=blocks, sample=sample)
 
@@ -138,10 +139,15 @@ def _masked(
 
 def _share_of_rank(block: Tensor) -> Tensor:
     """Rank of every magnitude in its row, from 0 for the smallest to 1 for the largest."""
-    # NumPy sorts five times faster than torch does; the ranks of ties are arbitrary in both.
-    order = torch.from_numpy(block.abs().numpy().argsort(axis=-1))
-    ranks = torch.linspace(0, 1, block.shape[-1], dtype=block.dtype)
+    order = _order(block.abs())
+    ranks = torch.linspace(0, 1, block.shape[-1], dtype=block.dtype, device=block.device)
     return torch.empty_like(block).scatter_(-1, order, ranks.expand_as(block))
+
+
+def _order(magnitudes: Tensor) -> Tensor:
+    if magnitudes.is_cpu:  # NumPy sorts five times faster; the ranks of ties are arbitrary in both
+        return torch.from_numpy(magnitudes.numpy().argsort(axis=-1))
+    return magnitudes.argsort(dim=-1)
 
 
 def _l1(blocks: Iterator[Tensor]) -> Tensor:
@@ -159,7 +165,7 @@ def draws(seed: int, module: str) -> Callable[[Tensor], Tensor]:
         numbers = torch.empty(block.shape)
         for values, generator in zip(numbers, generators):
             values.uniform_(generator=generator)
-        return numbers
+        return numbers.to(block.device)
 
     return draw
 

@@ -8,6 +8,7 @@ decide. Where the bracket missed, or ties fill it, further passes halve it.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -27,7 +28,7 @@ def kth_smallest(parts: list[Stream], k: int, least: float = -math.inf) -> Tenso
     total = sum(part.numel for part in parts)
     if not 1 <= k <= total:
         raise ValueError(f"there is no entry number {k} among {total}")
-    bottom = torch.full((parts[0].shape[0],), least, dtype=parts[0].dtype)
+    bottom = torch.full(parts[0].shape[:1], least, dtype=parts[0].dtype, device=parts[0].device)
     top = torch.full_like(bottom, math.inf)
     low, high = (bound.clone() for bound in _bracket(parts, k, total, bottom, top))
     while not torch.equal(bottom, top):
@@ -70,7 +71,7 @@ def _census(parts: list[Stream], low: Tensor, high: Tensor) -> tuple[Tensor, Ten
     None are collected where they are too many.
     """
     tasks, total = len(low), sum(part.numel for part in parts)
-    upto = torch.full((tasks,), total, dtype=torch.long)
+    upto = torch.full((tasks,), total, device=low.device)
     within, room = torch.zeros_like(upto), COLLECT
     collected: list[tuple[Tensor, ...]] = []
     above = beyond = low.new_empty(0)
@@ -86,12 +87,17 @@ def _census(parts: list[Stream], low: Tensor, high: Tensor) -> tuple[Tensor, Ten
             within += (count := (more - beyond.sum(1).long()).clamp_(min=0))
             inside = above.sub_(beyond).clamp_(min=0)
             room -= int(count.sum())
-            if room >= 0:  # NumPy skips what is masked several times faster than torch
-                entries = flat.numpy()[inside.bool().numpy()]
-                collected.append(torch.from_numpy(entries).split(count.tolist()))
+            if room >= 0:
+                collected.append(_masked(flat, inside.bool()).split(count.tolist()))
     if room < 0 or not collected:
         return upto, within, [low.new_empty(0)] * tasks
     return upto, within, [torch.cat(values) for values in zip(*collected)]
+
+
+def _masked(values: Tensor, mask: Tensor) -> Tensor:
+    if values.is_cpu:  # NumPy skips what is masked several times faster than torch
+        return torch.from_numpy(values.numpy()[mask.numpy()])
+    return values[mask]
 
 
 def _middle(a: Tensor, b: Tensor) -> Tensor:
@@ -129,11 +135,13 @@ def trim_threshold(
     if counting not in ranks:
         raise ValueError(f"counting {counting!r} is unknown: choose one of {', '.join(ranks)}")
     rank = ranks[counting] - (d - entries)
-    tasks, dtype = parts[0].shape[0], parts[0].dtype
+    known = partial(
+        torch.full, parts[0].shape[:1], dtype=parts[0].dtype, device=parts[0].device
+    )  # fmt: skip
     if rank <= 0:  # a zero outside the adapters is the threshold: everything survives
-        return torch.zeros(tasks, dtype=dtype)
+        return known(0)
     if rank > entries:
-        return torch.full((tasks,), math.inf, dtype=dtype)
+        return known(math.inf)
     return kth_smallest([part.map(Tensor.abs_) for part in parts], rank, least=0.0)
 
 

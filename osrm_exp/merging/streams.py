@@ -1,6 +1,7 @@
 """Stacks read in blocks of rows, so that no more than one block of dense deltas is ever alive.
 
-Everything here and in the rules that read streams works on the CPU.
+Everything is computed where the stack lies; random numbers are drawn on the CPU, so that they are
+the same ones everywhere.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Stream:
 
     shape: tuple[int, int, int]
     dtype: torch.dtype
+    device: torch.device
     blocks: Callable[[], Iterator[Tensor]]  # -> [task, rows, n], top to bottom
     sample: Callable[[int, Generator], Tensor]  # -> [task, count], the same entries
 
@@ -62,12 +64,12 @@ def stream(stack: LowRank | Dense) -> Stream:
 
     def sample(count: int, generator: Generator) -> Tensor:
         if not m * n:
-            return torch.zeros(tasks, 0)
-        i = torch.randint(m, (count,), generator=generator)
-        j = torch.randint(n, (count,), generator=generator)
+            return torch.zeros(tasks, 0, device=stack.device)
+        i = torch.randint(m, (count,), generator=generator).to(stack.device)
+        j = torch.randint(n, (count,), generator=generator).to(stack.device)
         return stack.entries(i, j)
 
-    return Stream((tasks, m, n), stack.dtype, blocks, sample)
+    return Stream((tasks, m, n), stack.dtype, stack.device, blocks, sample)
 
 
 def streams(stacks: Stacks) -> dict[str, Stream]:
