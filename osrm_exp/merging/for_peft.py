@@ -48,6 +48,7 @@ def add_merged_adapter(
     merged = merge(method, [updates_of(model, name) for name in adapters], **options)
     factors = low_rank(Result(merged, rank))
     first = model.peft_config[adapters[0]]
+    trained = {p for p in model.parameters() if p.requires_grad}
     kept = ("task_type", "base_model_name_or_path", "revision", "fan_in_fan_out")
     model.add_adapter(
         adapter_name, lora_config(factors, **{field: getattr(first, field) for field in kept})
@@ -56,6 +57,8 @@ def add_merged_adapter(
         layer = model.get_base_model().get_submodule(name)
         for side, factor in zip((layer.lora_A, layer.lora_B), padded(update)):
             side[adapter_name].weight.data.copy_(factor)
+    for p in model.parameters():  # up to 0.19, PEFT freezes the active adapter too
+        p.requires_grad_(p in trained)
 
 
 def updates_of(model: PeftModel, adapter_name: str) -> dict[str, LowRank]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import peft
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -49,6 +50,8 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_numbers_are_pefts_at_equal_settings(live, kind):
     method, options = KINDS[kind]
+    if kind == "svd" and peft.__version__ < "0.20":
+        pytest.skip("PEFT applies LoRA's scaling twice here up to 0.19")
     theirs = {k: v for k, v in options.items() if k in ("svd_rank", "density")}
     live.add_weighted_adapter(["one", "two"], WEIGHTS, "theirs", kind, **theirs)
     add_merged_adapter(
