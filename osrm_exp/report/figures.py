@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -16,7 +17,7 @@ from osrm_exp.report.captions import caption
 from osrm_exp.report.curves import coefficient_curves, sweep_curves
 from osrm_exp.report.plots import MOST, bar_plot, cost_plot, curve_plot
 
-PLAIN = {"svg.hashsalt": "osrm_exp", "svg.fonttype": "none"}  # the same rows, the same file
+PLAIN: Any = {"svg.hashsalt": "osrm_exp", "svg.fonttype": "none"}  # the same rows, the same file
 BAND = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 Drawn = Iterator[tuple[str, Figure, str]]
 
