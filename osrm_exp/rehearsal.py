@@ -8,6 +8,7 @@ as many tasks, at every corner of the merge's grid: milliseconds, where training
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,9 +148,11 @@ def _corners(merge: Merge) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Whatever a function raises is the config's fault here, and is told in one sentence."""
+    """Whatever a function raises is the config's fault here, and is told in one sentence; what it
+    warns of is of these few rows, and says nothing."""
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     except Exception as error:
         raise ValueError(
             f"{what}: {' '.join(str(error).split()) or type(error).__name__}"
