@@ -50,6 +50,7 @@ from osrm_exp.artifacts.fine_tune import quiet
 from osrm_exp.artifacts.statistic import BATCH
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.inits.eigen import smallest
+from osrm_exp.lora import LowRank
 from osrm_exp.merging.api import configured, merge
 from osrm_exp.model import adapted_modules
 from osrm_exp.pipeline import run
@@ -293,7 +294,7 @@ def agreement(name: str, small: list, device: torch.device) -> Record:
     given = small[:2] if name == "slerp" else small
     there = [{k: update.to(device) for k, update in one.items()} for one in given]
     a, b = dict(merge(name, given)), dict(merge(name, there))
-    low_rank = all(getattr(update, "rank", None) is not None for update in a.values())
+    low_rank = all(isinstance(update, LowRank) for update in a.values())
     if not low_rank:
         return {"low_rank": False}
     pairs = [(a[k].delta, b[k].delta.cpu()) for k in a]
