@@ -81,7 +81,7 @@ def skeleton(model: Model, outputs: int, *, auto: str = SEQUENCES) -> PreTrained
         return getattr(transformers, auto).from_config(_config(model, outputs))
 
 
-def check_fit(net: nn.Module, model: Model, max_length: int) -> None:
+def check_fit(net: PreTrainedModel, model: Model, max_length: int) -> None:
     """Whether every position and the padding of a batch have a place in the network.
 
     Raises:

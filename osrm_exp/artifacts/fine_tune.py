@@ -74,8 +74,8 @@ def _fit(
     if unknown := module.load_state_dict(kept["state_dict"], strict=False).unexpected_keys:
         raise RuntimeError(f"the best checkpoint holds unknown tensors: {unknown}")
     Path(best.best_model_path).unlink()
-    Path(best.dirpath).rmdir()
-    score = float(best.best_model_score)
+    (folder / "best").rmdir()
+    score = float(best.state_dict()["best_model_score"])
     return {"headline": score, "epoch": kept["epoch"], "select": spec.select}
 
 

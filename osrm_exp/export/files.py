@@ -164,7 +164,7 @@ def write_checkpoint(folder: Path, merged: Result, cell: Cell, head: Head) -> No
     load_tokenizer(cell.model, tuning.truncation_side).save_pretrained(folder)
 
 
-def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, list[Row], Workshop]:
+def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, Sequence[Row], Workshop]:
     """The cell that wrote a file of rows, its rows, and a workshop at its store.
 
     Raises:
