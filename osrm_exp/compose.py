@@ -104,13 +104,7 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     Raises:
         ValueError: see `record.build`; also an unknown block, task or folder.
     """
-    build(Config, config, "")
-    build(Paths, config["paths"], "paths")
-    build(Trainer, config["trainer"], "trainer")
-    if typed := [one for one in config["overrides"] if "_target_" in one]:
-        raise ValueError(
-            f"{typed[0]}: functions are named in config files, never on a command line"
-        )
+    _check_groups(config)
     inputs, search = inputs or {}, build(Search, config["search"], "search")
     protocol = build(Protocol, config["protocol"], "protocol")
     model = _model(config["model"], inputs.get("weights"))
@@ -130,6 +124,16 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
         seed=config["seed"], names=config["names"], overrides=config["overrides"],
     )  # fmt: skip
     return build(Cell, fields, "cell")
+
+
+def _check_groups(config: Mapping[str, Any]) -> None:
+    build(Config, config, "")
+    build(Paths, config["paths"], "paths")
+    build(Trainer, config["trainer"], "trainer")
+    if typed := [one for one in config["overrides"] if "_target_" in one]:
+        raise ValueError(
+            f"{typed[0]}: functions are named in config files, never on a command line"
+        )
 
 
 def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: list[str]) -> Arm:

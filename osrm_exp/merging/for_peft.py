@@ -13,6 +13,7 @@ from typing import Any
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from torch import Tensor
 
 from osrm_exp.adapter import lora_config, padded
 from osrm_exp.adapter_config import checked
@@ -74,8 +75,7 @@ def updates_of(model: PeftModel, adapter_name: str) -> dict[str, LowRank]:
     updates = {}
     for name, layer in model.get_base_model().named_modules():
         if isinstance(layer, LoraLayer) and adapter_name in layer.scaling:
-            sides = [s[adapter_name] for s in (layer.lora_A, layer.lora_B) if adapter_name in s]
-            factors = [side.get_parameter("weight").detach() for side in sides]
+            factors = _factors(layer, adapter_name)
             if [factor.dim() for factor in factors] != [2, 2]:
                 raise ValueError(
                     f"the adapter {adapter_name} adapts {name}, which is not linear: only linear "
@@ -84,3 +84,9 @@ def updates_of(model: PeftModel, adapter_name: str) -> dict[str, LowRank]:
             A, B = factors
             updates[name] = LowRank(A.float(), B.float() * layer.scaling[adapter_name])
     return updates
+
+
+def _factors(layer: LoraLayer, adapter_name: str) -> list[Tensor]:
+    """`A` and `B` as they stand; an embedding keeps its own elsewhere and has none."""
+    sides = [s[adapter_name] for s in (layer.lora_A, layer.lora_B) if adapter_name in s]
+    return [side.get_parameter("weight").detach() for side in sides]
