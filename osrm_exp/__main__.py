@@ -10,15 +10,16 @@ import sys
 import time
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs
-from osrm_exp.compose import cell_from
+from osrm_exp.compose import cell_from, plain
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, write_rows
@@ -35,7 +36,7 @@ def job(config: DictConfig) -> None:
     other cell of a sweep."""
     status = {"outcome": "failed", "overrides": list(HydraConfig.get().overrides.task)}
     try:
-        status["outcome"] = _cell(OmegaConf.to_container(config, resolve=True))
+        status["outcome"] = _cell(plain(config))
     except SENTENCES as error:
         status["reason"] = sentence(error)
         log.error("%s", status["reason"], exc_info=WANTS_TRACE)
@@ -48,7 +49,7 @@ def job(config: DictConfig) -> None:
         (folder / "status.json").write_text(json.dumps(status))
 
 
-def _cell(config: dict) -> str:
+def _cell(config: dict[str, Any]) -> str:
     start = time.perf_counter()
     cell = cell_from(config)
     title = f"{cell.names['init']} / {cell.names['merge']} / seed {cell.seed}"
@@ -61,7 +62,7 @@ def _cell(config: dict) -> str:
     return "finished"
 
 
-def _run(cell: Cell, config: dict) -> None:
+def _run(cell: Cell, config: dict[str, Any]) -> None:
     """Runs a cell and writes what it leaves behind; its rows last, which say that it is done."""
     if multiprocessing.parent_process():  # a launcher's worker
         os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other

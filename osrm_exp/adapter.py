@@ -166,13 +166,14 @@ def stacked(
         raise ValueError("there is no adapter to merge")
     names = names or [f"adapter {i + 1}" for i in range(len(adapters))]
     check_related(adapters, names)
-    modules = list(dict.fromkeys(module for adapter in adapters for module in adapter))
-    stacks = {}
-    for module in modules:
-        like = next(adapter[module] for adapter in adapters if module in adapter)
-        none = LowRank(like.A[:0], like.B[:, :0])
-        stacks[module] = stack([adapter.get(module, none) for adapter in adapters])
-    return stacks
+    modules = dict.fromkeys(module for adapter in adapters for module in adapter)
+    return {module: _stack_of(module, adapters) for module in modules}
+
+
+def _stack_of(module: str, adapters: Sequence[Mapping[str, LowRank]]) -> LowRank:
+    like = next(adapter[module] for adapter in adapters if module in adapter)
+    none = LowRank(like.A[:0], like.B[:, :0])
+    return stack([adapter.get(module, none) for adapter in adapters])
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:

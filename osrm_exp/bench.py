@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from functools import cached_property, lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -37,7 +38,7 @@ class Bench:
     @cached_property
     def net(self) -> PreTrainedModel:
         precision, auto = self.cell.tuning.precision, self.tasks[0].kind.auto
-        return _network(self.cell.model, precision, auto).to(self.workshop.device)
+        return _network(self.cell.model, precision, auto, self.workshop.device)
 
     @cached_property
     def data(self) -> list[data.TaskData]:
@@ -88,5 +89,5 @@ def rows_of(cell: Cell) -> list[data.TaskData]:
 
 
 @lru_cache(maxsize=1)
-def _network(model: Model, precision: str, auto: str) -> PreTrainedModel:
-    return load_backbone(model, 1, precision=precision, auto=auto).eval()
+def _network(model: Model, precision: str, auto: str, device: torch.device) -> PreTrainedModel:
+    return load_backbone(model, 1, precision=precision, auto=auto).eval().to(device)

@@ -60,13 +60,19 @@ class Config(Record):
 def configuration(overrides: Sequence[str]) -> dict[str, Any]:
     """The composed, resolved configuration of one cell, without Hydra's own part."""
     composed = _composed(overrides)
-    kept = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(composed)  # for ${hydra:...}
     try:
-        return OmegaConf.to_container(kept, resolve=True)
+        return plain(kept)
     finally:
         HydraConfig.instance().cfg = before
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A mapping of OmegaConf's, resolved, as everything behind the door takes it."""
+    found: Any = OmegaConf.to_container(config, resolve=True)
+    return found
 
 
 def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -81,7 +87,7 @@ def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _unswept(overrides: Sequence[str]) -> list[str]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [one.input_line for one in parsed if not one.is_sweep_override()]
+    return [given for given, one in zip(overrides, parsed) if not one.is_sweep_override()]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -98,13 +104,7 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     Raises:
         ValueError: see `record.build`; also an unknown block, task or folder.
     """
-    build(Config, config, "")
-    build(Paths, config["paths"], "paths")
-    build(Trainer, config["trainer"], "trainer")
-    if typed := [one for one in config["overrides"] if "_target_" in one]:
-        raise ValueError(
-            f"{typed[0]}: functions are named in config files, never on a command line"
-        )
+    _check_groups(config)
     inputs, search = inputs or {}, build(Search, config["search"], "search")
     protocol = build(Protocol, config["protocol"], "protocol")
     model = _model(config["model"], inputs.get("weights"))
@@ -126,6 +126,16 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     return build(Cell, fields, "cell")
 
 
+def _check_groups(config: Mapping[str, Any]) -> None:
+    build(Config, config, "")
+    build(Paths, config["paths"], "paths")
+    build(Trainer, config["trainer"], "trainer")
+    if typed := [one for one in config["overrides"] if "_target_" in one]:
+        raise ValueError(
+            f"{typed[0]}: functions are named in config files, never on a command line"
+        )
+
+
 def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: list[str]) -> Arm:
     """An init with its tuning: `tuning.per_init` holds what is its own, as a learning rate."""
     tuning = dict(config["tuning"])
@@ -141,7 +151,7 @@ def _init(name: str) -> dict[str, Any]:
     """The init of `conf/init/<name>.yaml` as it stands there."""
     if not _init_file(name).is_file():
         raise ValueError(f"heads={name} is no file of conf/init; null takes every adapter's own")
-    return OmegaConf.to_container(OmegaConf.load(_init_file(name)), resolve=True)
+    return plain(OmegaConf.load(_init_file(name)))
 
 
 def _init_file(name: str) -> Path:

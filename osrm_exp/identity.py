@@ -47,6 +47,11 @@ def _files(folder: Path, option: str) -> set[Path]:
         files |= {folder / shard for shard in _shards(index)}
     if not any(p.suffix == ".safetensors" for p in files):
         files |= set(folder.glob("pytorch_model*.bin"))
+    _check(files, folder, option)
+    return files
+
+
+def _check(files: set[Path], folder: Path, option: str) -> None:
     if not files:
         raise ValueError(f"{option}={folder} holds no file that can be read")
     if (folder / "config.json") in files and not any(p.suffix in WEIGHTS for p in files):
@@ -56,7 +61,6 @@ def _files(folder: Path, option: str) -> set[Path]:
         )
     if missing := sorted(p for p in files if not p.is_file()):
         raise ValueError(f"{option}={folder} has an index that names {missing[0].name}: no file")
-    return files
 
 
 def _shards(index: Path) -> set[str]:

@@ -55,7 +55,7 @@ class Stage:
         self.width = 2 * self.rank + 2
         config = BertConfig(
             vocab_size=30, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
-            intermediate_size=4, max_position_embeddings=TOKENS, num_labels=2, eos_token_id=2,
+            intermediate_size=4, max_position_embeddings=TOKENS, eos_token_id=2,
         )  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(0)

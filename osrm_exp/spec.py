@@ -119,9 +119,8 @@ class Tuning(Record):
 
 
 class Called(Record):
-    """A function of a config, and what the pipeline reads beside its options."""
+    """A function of a config (`call`), and what the pipeline reads beside its options."""
 
-    call: Call
     page: dict[str, str] = Field(default={}, exclude=True)  # what the tables in docs/ say of it
 
     @model_validator(mode="before")
@@ -138,6 +137,7 @@ class Called(Record):
 class Need(Called):
     """A statistic that an init, a merge or a diagnosis asks for."""
 
+    call: Call
     samples: PositiveInt
     of: Literal["pretrained", "expert", "suite"] = "pretrained"  # whose inputs are seen
     tasks: Literal["own", "others"] = "own"  # of an init: this task's, or every other one's
@@ -159,6 +159,7 @@ class Init(Called):
 class Merge(Called):
     """A merge method with its settings: `conf/merge/<name>.yaml` at the door."""
 
+    call: Call
     statistics: dict[str, Need] = {}
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
     in_space: str | None = Field(default=None, exclude=True)  # where the function knows only one

@@ -82,7 +82,7 @@ def _fit(
     if unknown := module.load_state_dict(kept["state_dict"], strict=False).unexpected_keys:
         raise RuntimeError(f"the best checkpoint holds unknown tensors: {unknown}")
     shutil.rmtree(resume)
-    score = float(best.best_model_score)
+    score = float(best.state_dict()["best_model_score"])
     said = {"headline": score, "epoch": kept["epoch"], "select": spec.select}
     return {**said, "epochs": history.epochs}
 

@@ -107,7 +107,7 @@ def regmean_pp(
     if unknown := within - set(updates):
         raise ValueError(f"no adapter has the modules {sorted(unknown)} of the blocks")
     merged: dict[str, Update] = {}
-    for module in (m for m in updates if m not in within):
+    for module in updates.keys() - within:
         shares = updates[module].A.new_tensor(ratio_weights(weights, len(updates[module])))
         merged[module] = combine(updates[module], shares / shares.sum())
     for block in gram_after.blocks:
