@@ -23,6 +23,7 @@ from osrm_exp.artifacts.start import Start, begin, network, rows_of
 from osrm_exp.artifacts.workshop import Workshop
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.spec import FineTune
+from osrm_exp.store import resume
 from osrm_exp.tasks import data
 from osrm_exp.training.callbacks import InitializeLora
 from osrm_exp.training.history import History
@@ -55,9 +56,9 @@ def _fit(
     spec: FineTune, module: LoraFineTuning, initialize: pl.Callback, folder: Path,
     workshop: Workshop,
 ) -> dict[str, Any]:  # fmt: skip
-    resume = folder / "resume"  # where it goes on from, if an earlier attempt has left it
-    best = ModelCheckpoint(resume, "best", monitor="headline", mode="max", save_weights_only=True)
-    last = ModelCheckpoint(resume, "last", save_on_train_epoch_end=True)
+    left = resume(folder)  # by an earlier attempt, from which this one goes on
+    best = ModelCheckpoint(left, "best", monitor="headline", mode="max", save_weights_only=True)
+    last = ModelCheckpoint(left, "last", save_on_train_epoch_end=True)
     history = History()
     trainer = pl.Trainer(
         accelerator=workshop.accelerator, devices=1, max_epochs=spec.tuning.epochs,
@@ -70,7 +71,7 @@ def _fit(
         rows_of(spec), batch_size=spec.tuning.batch_size, select=spec.select, seed=spec.seed
     )
     try:
-        goes_on = resume / "last.ckpt"
+        goes_on = left / "last.ckpt"
         trainer.fit(
             module, loader, ckpt_path=goes_on if goes_on.is_file() else None, weights_only=True
         )
@@ -81,7 +82,7 @@ def _fit(
     kept = torch.load(best.best_model_path, weights_only=True)
     if unknown := module.load_state_dict(kept["state_dict"], strict=False).unexpected_keys:
         raise RuntimeError(f"the best checkpoint holds unknown tensors: {unknown}")
-    shutil.rmtree(resume)
+    shutil.rmtree(left)
     score = float(best.state_dict()["best_model_score"])
     said = {"headline": score, "epoch": kept["epoch"], "select": spec.select}
     return {**said, "epochs": history.epochs}
