@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from osrm_exp import needs
 from osrm_exp.adapter import Adapter, stacked
 from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.statistic import read_stacked
-from osrm_exp.lora import LowRank, Result
+from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.model import applied, load_backbone, load_tokenizer, logits, new_heads
 from osrm_exp.spec import Cell, Model
 from osrm_exp.tasks import data
@@ -64,7 +64,7 @@ class Bench:
             for keyword, need in self.cell.merge.statistics.items()
         }
 
-    def scores(self, result: Result, split: str) -> list[Scored]:
+    def scores(self, result: Result | Mapping[str, Update], split: str) -> list[Scored]:
         """Every task's predictions on a split, each with its own head, measured.
 
         The result is computed once and held meanwhile: all tasks run through it.
