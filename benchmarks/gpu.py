@@ -380,7 +380,7 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS), help="a,b")
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     found: dict[str, Any] = {"about": about(device)}
     for name in given.parts.split(","):
         found[name] = []

@@ -181,8 +181,8 @@ def adapters(
 def checkpoint(folder: Path) -> None:
     """A random two-layer BERT that knows the words of the generated suite."""
     tasks = ("sentiment", "similarity", "inference3")
-    rows = [row for task in tasks for row in mini.generate(task, "train", 256, seed=0)]
-    words = {w for row in rows for v in row.values() if isinstance(v, str) for w in v.split()}
+    columns = [c for task in tasks for c in mini.generate(task, "train", 256, seed=0).values()]
+    words = {word for c in columns for v in c if isinstance(v, str) for word in v.split()}
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {word: i for i, word in enumerate([*special, *sorted(words)])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))

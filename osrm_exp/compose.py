@@ -150,7 +150,7 @@ def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: l
 def _init(name: str) -> dict[str, Any]:
     """The init of `conf/init/<name>.yaml` as it stands there."""
     if not _init_file(name).is_file():
-        raise ValueError(f"heads={name} is no file of conf/init; null takes every adapter's own")
+        raise ValueError(f"heads={name} is no file of conf/init: null takes every adapter's own")
     return plain(OmegaConf.load(_init_file(name)))
 
 
