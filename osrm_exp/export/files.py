@@ -45,7 +45,10 @@ def export(
     Every task's head lies in `heads/<task>.safetensors`, and a card in `README.md`.
 
     Args:
+        cell: what was run.
         rows: what `pipeline.run` returned for the cell; they hold the settings that a search chose.
+        out: a folder that does not exist yet.
+        workshop: at the store of the run.
         rank: truncates every module; a dense result needs it to become an adapter.
         merged: a checkpoint of base weights plus deltas in place of an adapter.
         task: whose head goes into the model itself, so that it needs no other file.
