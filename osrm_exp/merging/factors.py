@@ -96,14 +96,8 @@ def peft_ties(
 ) -> Mapping[str, Update]:
     """TIES on the As and, separately, on the Bs. The signs are elected without weights.
 
-    Args:
-        updates: a stack a module.
-        density: share of a factor's entries that is kept.
-        majority_sign: what elects an entry's sign, the `total` of its values or the `frequency` of
-            its signs; a draw is a plus.
-        weights: one a task, null for 1 each.
-        scaling: factor of the result.
-        lora_scaling: as in `peft_linear`.
+    What elects an entry's `majority_sign` is the `total` of its values or the `frequency` of its
+    signs; a draw is a plus.
     """
     mean = partial(_disjoint_mean, majority_sign=majority_sign)
     rule = _pruned(mean, partial(_largest, density=density))
