@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import PositiveInt
 
 from osrm_exp import CONF
-from osrm_exp.identity import identity, located
+from osrm_exp.identity import identity, source_of
 from osrm_exp.record import Record, build, digest, meaning
 from osrm_exp.spec import Arm, Cell, Init, Merge, Model, Protocol, Search, Task, Tuning
 
@@ -223,7 +223,7 @@ def _tasks(
             raise ValueError(f"{where}.{min(given)} is not an option")
         if fields.get("seed") is None:
             fields |= {"seed": seed, "follows": True}
-        path, source = located(name, fields)
+        path, source = source_of(name, fields)
         fields |= {"path": path, "source": sources.get(name) or source}
         tasks.append(build(Task, {**fields, "name": name, "holdout": protocol.holdout}, where))
     return tuple(tasks)

@@ -69,9 +69,7 @@ def write_dashboard(results: Path | str) -> Path:
 def _table(found: pd.DataFrame, searches: pd.DataFrame) -> str:
     table = lines(found, searches)
     text, notes = shown(table)
-    first = [c for c in text if c in SUMMARY]  # what a reader looks for stands before the tasks
-    left = ["init", "merge", "settings", "seeds", *first]
-    text = text[[*(c for c in left if c in text), *(c for c in text if c not in left)]]
+    text = _ordered(text)
     bold, numbers = best(table), score_columns(table, text)
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in text)
     kinds = {c: bold[c].map({True: "number best", False: "number"}) for c in numbers}
@@ -84,6 +82,12 @@ def _table(found: pd.DataFrame, searches: pd.DataFrame) -> str:
     return (
         f"<div class=wide><table><tr>{head}</tr>{''.join(body)}</table></div><p class=note>{note}"
     )
+
+
+def _ordered(text: pd.DataFrame) -> pd.DataFrame:
+    """What a reader looks for stands before the tasks."""
+    first = ["init", "merge", "settings", "seeds", *(c for c in text if c in SUMMARY)]
+    return text[[*(c for c in first if c in text), *(c for c in text if c not in first)]]
 
 
 def _cells(classes: Iterable[str], values: Iterable[Any]) -> str:

@@ -34,7 +34,7 @@ def identity(path: str, revision: str | None, option: str) -> str:
     return f"{path}@{revision}" if revision else path
 
 
-def located(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
+def source_of(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
     """Where the rows of a task lie, and what they are."""
     path, config = str(fields.get("path")), fields.get("config")
     folder = Path(path).expanduser()
