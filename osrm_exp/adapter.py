@@ -78,6 +78,7 @@ def read_expert(source: Path | str, heads: Sequence[str], outputs: int) -> Adapt
     """An adapter that takes the place of a task's fine-tuning: its head must be there and fit.
 
     Args:
+        source: a folder, or a hub id.
         heads: the head modules of the model, as its config names them (`model.heads`).
         outputs: logits of the task.
 
@@ -105,6 +106,7 @@ def write_adapter(
     """A plain PEFT folder whose scaling is 1 (`lora_alpha = r`), with float32 factors.
 
     Args:
+        folder: made if it is not there.
         updates: one update a module, ranks may differ (`rank_pattern`).
         heads: head tensors to save beside the factors.
         config: further fields of `LoraConfig` (`base_model_name_or_path`, `task_type`, …).
@@ -156,6 +158,7 @@ def stacked(
     """One stack a module over all tasks; an adapter without a module has rank 0 there.
 
     Args:
+        adapters: each one's updates by module.
         names: of the adapters, for errors; `adapter 1`, … if there are none.
 
     Raises:

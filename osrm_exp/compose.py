@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import PositiveInt
 
 from osrm_exp import CONF
-from osrm_exp.identity import identity
+from osrm_exp.identity import identity, source_of
 from osrm_exp.record import Record, build, digest, meaning
 from osrm_exp.spec import Arm, Cell, Init, Merge, Model, Protocol, Search, Task, Tuning
 
@@ -99,6 +99,7 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     """The cell of a composed, resolved configuration; checks everything that needs no model.
 
     Args:
+        config: plain data, see `configuration`.
         inputs: what checkpoint and rows are, where they are known: a row remembers its own.
 
     Raises:
@@ -222,20 +223,10 @@ def _tasks(
             raise ValueError(f"{where}.{min(given)} is not an option")
         if fields.get("seed") is None:
             fields |= {"seed": seed, "follows": True}
-        path, source = _source(name, fields)
+        path, source = source_of(name, fields)
         fields |= {"path": path, "source": sources.get(name) or source}
         tasks.append(build(Task, {**fields, "name": name, "holdout": protocol.holdout}, where))
     return tuple(tasks)
-
-
-def _source(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
-    """Where the rows of a task lie, and what they are."""
-    path, config = str(fields.get("path")), fields.get("config")
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return str(folder), identity(str(folder / (config or name)), None, "dataset.path")
-    found = identity(path, fields.get("revision"), "dataset.path")
-    return path, f"{found}:{config}" if config else found
 
 
 def _only(suite: Mapping[str, Any]) -> list[str]:

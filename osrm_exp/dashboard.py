@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import html
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -67,23 +69,30 @@ def write_dashboard(results: Path | str) -> Path:
 def _table(found: pd.DataFrame, searches: pd.DataFrame) -> str:
     table = lines(found, searches)
     text, notes = shown(table)
-    first = [c for c in text if c in SUMMARY]  # what a reader looks for stands before the tasks
-    left = ["init", "merge", "settings", "seeds", *first]
-    text = text[[*(c for c in left if c in text), *(c for c in text if c not in left)]]
+    text = _ordered(text)
     bold, numbers = best(table), score_columns(table, text)
     head = "".join(f"<th>{html.escape(str(c))}</th>" for c in text)
+    kinds = {c: bold[c].map({True: "number best", False: "number"}) for c in numbers}
     body = []
     for i in text.index:
-        kinds = [
-            ("number best" if bold.at[i, c] else "number") if c in numbers else "" for c in text
-        ]
-        cells = [f"<td class='{k}'>{html.escape(str(v))}" for k, v in zip(kinds, text.loc[i])]
+        classes = [kinds[c][i] if c in kinds else "" for c in text]
         kind = " class=reference" if table.at[i, "merge"] in ORDER else ""
-        body.append(f"<tr{kind}>{''.join(cells)}</tr>")
+        body.append(f"<tr{kind}>{_cells(classes, text.loc[i])}</tr>")
     note = html.escape(footnote(found, text, notes))
     return (
         f"<div class=wide><table><tr>{head}</tr>{''.join(body)}</table></div><p class=note>{note}"
     )
+
+
+def _ordered(text: pd.DataFrame) -> pd.DataFrame:
+    """What a reader looks for stands before the tasks."""
+    first = ["init", "merge", "settings", "seeds", *(c for c in text if c in SUMMARY)]
+    return text[[*(c for c in first if c in text), *(c for c in text if c not in first)]]
+
+
+def _cells(classes: Iterable[str], values: Iterable[Any]) -> str:
+    pairs = zip(classes, values)
+    return "".join(f"<td class='{kind}'>{html.escape(str(value))}" for kind, value in pairs)
 
 
 def main() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -30,6 +32,16 @@ def identity(path: str, revision: str | None, option: str) -> str:
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise ValueError(f"{option}={path} is not a folder")
     return f"{path}@{revision}" if revision else path
+
+
+def source_of(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Where the rows of a task lie, and what they are."""
+    path, config = str(fields.get("path")), fields.get("config")
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder), identity(str(folder / (config or name)), None, "dataset.path")
+    found = identity(path, fields.get("revision"), "dataset.path")
+    return path, f"{found}:{config}" if config else found
 
 
 def unpinned(identity: str) -> bool:

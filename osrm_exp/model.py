@@ -22,7 +22,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from osrm_exp.checkpoint import attention, draw_again, positions, read, set_dropout, told_once
+from osrm_exp.checkpoint import attention, positions, read, renew, set_dropout, told_once
 from osrm_exp.lora import Update
 from osrm_exp.spec import Model
 
@@ -61,27 +61,14 @@ def load_backbone(
         attn_implementation=attention(model, config, auto),
     )  # fmt: skip
     drawn = found["missing_keys"] | {key[0] for key in found["mismatched_keys"]}
-    _renew_heads(net, model, drawn)
+    heads = heads_of(net, model)
+    renew(net, heads, drawn, model.path)
+    for head in heads.values():
+        in_float32(head)
     for module in net.modules():
         if dropout is not None and isinstance(module, nn.Dropout):
             module.p = dropout
     return net
-
-
-def _renew_heads(net: PreTrainedModel, model: Model, drawn: set[str]) -> None:
-    """Heads in float32, and new but for what belongs to the backbone, as a BERT's pooler does.
-
-    Raises:
-        ValueError: a tensor that the checkpoint lacks (`drawn`) is no part of a head.
-    """
-    heads = heads_of(net, model)
-    for key in sorted(drawn):
-        if not key.startswith(tuple(f"{path}." for path in heads)):
-            raise ValueError(f"{model.path} does not hold {key}, which is no part of a new head")
-    for path, head in heads.items():
-        if not path.startswith(f"{net.base_model_prefix}."):
-            draw_again(net, head, {key.removeprefix(f"{path}.") for key in drawn})
-        in_float32(head)
 
 
 def skeleton(model: Model, outputs: int, *, auto: str = SEQUENCES) -> PreTrainedModel:

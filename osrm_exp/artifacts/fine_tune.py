@@ -90,7 +90,7 @@ def _fit(
 
 def _save(spec: FineTune, module: LoraFineTuning, start: Start, folder: Path) -> None:
     net = module.net
-    config = net.peft_config["default"]
+    config: Any = net.peft_config["default"]
     config.base_model_name_or_path = spec.model.name
     config.init_lora_weights, config.corda_config = True, None  # how it began is no part of it
     net.save_pretrained(str(folder), save_embedding_layers=False)

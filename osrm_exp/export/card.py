@@ -20,7 +20,10 @@ def card(
     """Markdown with the front matter of a model hub.
 
     Args:
-        rank, error: of a truncation that the export itself made, after the rows were measured.
+        cell: what was run.
+        rows: its rows.
+        rank: of a truncation that the export itself made, after the rows were measured.
+        error: of that truncation, relative.
         merged: the export is a checkpoint, not an adapter.
         task: whose head is part of the model, null for none.
     """

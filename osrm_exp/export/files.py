@@ -45,7 +45,10 @@ def export(
     Every task's head lies in `heads/<task>.safetensors`, and a card in `README.md`.
 
     Args:
-        rows: what `pipeline.run` returned for the cell; they hold the settings that a search chose.
+        cell: what was run.
+        rows: those of the cell; they hold the settings that a search chose.
+        out: a folder that does not exist yet.
+        workshop: at the store of the run.
         rank: truncates every module; a dense result needs it to become an adapter.
         merged: a checkpoint of base weights plus deltas in place of an adapter.
         task: whose head goes into the model itself, so that it needs no other file.
@@ -57,13 +60,9 @@ def export(
     out, names = Path(out), [t.name for t in cell.tasks]
     _check_wishes(out, rank, task, names)
     adapters = adapters_of(cell, workshop)
-    bench = Bench(cell, adapters, workshop)
-    merge = cell.merge.with_(**rows[0]["settings"])
-    result = Result(merge(bench.updates, **bench.statistics()), cell.rank)
+    result = repeated(cell, rows, adapters, workshop)
     if rank is not None:
         result = Result(dict(result), rank)
-    error = None if rank is None else result.error
-    said = card(cell, rows, rank=rank, error=error, merged=merged, task=task)
     heads = dict(zip(names, zip(cell.tasks, adapters)))
     scratch = out.with_name(f".{out.name}.scratch")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -73,6 +72,8 @@ def export(
         write(scratch, result, cell, heads[task] if task else None)
         for name, adapter in zip(names, adapters):
             save_file(adapter.heads, scratch / "heads" / f"{name}.safetensors")
+        error = None if rank is None else result.error  # known once the result is written
+        said = card(cell, rows, rank=rank, error=error, merged=merged, task=task)
         (scratch / "README.md").write_text(said)
         scratch.rename(out)
     finally:
@@ -87,6 +88,15 @@ def _check_wishes(out: Path, rank: int | None, task: str | None, names: Sequence
         raise ValueError(f"--rank {rank}: a rank is 1 or more")
     if task is not None and task not in names:
         raise ValueError(f"--task {task} is not in this cell; it has: {', '.join(names)}")
+
+
+def repeated(
+    cell: Cell, rows: Sequence[Row], adapters: Sequence[Adapter], workshop: Workshop
+) -> Result:
+    """A cell's merge once more, at the settings that its rows name."""
+    bench = Bench(cell, adapters, workshop)
+    merge = cell.merge.with_(**rows[0]["settings"])
+    return Result(merge(bench.updates, **bench.statistics()), cell.rank)
 
 
 def adapters_of(cell: Cell, workshop: Workshop) -> list[Adapter]:

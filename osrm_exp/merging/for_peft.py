@@ -36,10 +36,12 @@ def add_merged_adapter(
     Heads (`modules_to_save`) belong to their tasks: the new adapter has none.
 
     Args:
+        model: with all these adapters loaded.
         adapters: names of adapters of the model.
         adapter_name: of the new one.
         method: as in `merge`, which also explains `options`.
         rank: truncates every module; a dense result needs it.
+        **options: of the method.
 
     Raises:
         ValueError: an unknown adapter, a name that is taken, and whatever `merge` refuses.

@@ -22,6 +22,7 @@ def opcm(stacks: Stacks, *, alpha: float, seed: int | None) -> Merged:
     diagonal beyond W's rank too, in an arbitrary basis (`opcm_dense`); here it ends at the rank.
 
     Args:
+        stacks: `[task, m, n]` by module, in the space's coordinates.
         alpha: share of the sum of singular values, in [0, 1).
         seed: shuffles the tasks, null keeps their order. The order changes the result.
 

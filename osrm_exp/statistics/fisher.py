@@ -108,6 +108,8 @@ def _squared_weight_gradient(
 
     Args:
         pairs: a module's output gradients `[*, out]` and inputs `[*, in]`, one pair a call.
+        layouts: what orders each call's rows by sample, None where they are not data.
+        samples: of the batch; 1 adds them all up.
     """
     parts = [
         ((layout or outside)(g, samples).float(), (layout or outside)(x, samples).float())
