@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -38,7 +39,7 @@ class Trainer(Record):
 class Config(Record):
     """The composed configuration, its groups unread; `conf/config.yaml` explains the keys."""
 
-    experiment: str
+    study: str
     model: dict[str, Any]
     dataset: dict[str, Any]
     tuning: dict[str, Any]
@@ -71,12 +72,18 @@ def configuration(overrides: Sequence[str]) -> dict[str, Any]:
 
 def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The overrides of every cell of `-m`, as Hydra's own sweeper multiplies them out."""
-    params = _composed(_unswept(overrides)).hydra.sweeper.params or {}
-    parsed = OverridesParser.create().parse_overrides(
-        [*(f"{key}={values}" for key, values in params.items()), *overrides]
+    yield from points(_composed(_unswept(overrides)).hydra.sweeper.params, overrides)
+
+
+def points(params: Mapping[str, Any] | None, overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The overrides of every cell, of the sweeper's own parameters and what was typed."""
+    running = GlobalHydra.instance().hydra  # which knows the files that a glob(...) names
+    parser = OverridesParser.create(running.config_loader if running else None)
+    parsed = parser.parse_overrides(
+        [*(f"{key}={values}" for key, values in (params or {}).items()), *overrides]
     )
-    (points,) = BasicSweeper.split_arguments(parsed, None)
-    yield from map(tuple, points)
+    (found,) = BasicSweeper.split_arguments(parsed, None)
+    yield from map(tuple, found)
 
 
 def _unswept(overrides: Sequence[str]) -> list[str]:
@@ -87,6 +94,25 @@ def _unswept(overrides: Sequence[str]) -> list[str]:
 def _composed(overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=True)
+
+
+def check_study(config: Mapping[str, Any]) -> None:
+    """Whether an experiment on another model or suite than its own has a folder of its own too.
+
+    Raises:
+        ValueError: its rows would come to lie among those of the experiment.
+    """
+    typed = dict(one.lstrip("+").partition("=")[::2] for one in config["overrides"])
+    other = [group for group in ("model", "dataset") if group in typed]
+    if "experiment" not in typed or not other or typed.keys() & {"study", "paths.results"}:
+        return
+    own = configuration([f"+experiment={typed['experiment']}"])
+    for group in other:
+        if own[group]["name"] != config[group]["name"]:
+            raise ValueError(
+                f"+experiment={typed['experiment']} is one of {group}={own[group]['name']}: name "
+                f"the folder for {group}={config[group]['name']} with study=NAME"
+            )
 
 
 def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
@@ -117,7 +143,7 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     grid = config["merge"].get("grid") if search.call else None  # unsearched it changes no number
     merge = build(Merge, {**config["merge"], "grid": grid}, "merge")
     fields = dict(
-        experiment=config["experiment"], model=model, dataset=config["dataset"]["name"],
+        experiment=config["study"], model=model, dataset=config["dataset"]["name"],
         tasks=tasks, tuning=arm.tuning, common=digest(meaning(config["tuning"])), init=arm.init,
         heads=heads, merge=merge, search=search, protocol=protocol,
         diagnostics=config["diagnostics"]["statistics"] or {}, rank=config["rank"],

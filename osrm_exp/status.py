@@ -117,15 +117,15 @@ def _key(overrides: Iterable[str]) -> Overrides:
 def _told(logs: Path) -> dict[Overrides, Path]:
     """The last status of every cell, by overrides."""
     files = sorted(logs.rglob("status.json"), key=lambda file: file.stat().st_mtime)
-    return {_key(_read(file)["overrides"]): file for file in files}
+    return {_key(read_status(file)["overrides"]): file for file in files}
 
 
 def _of(file: Path | None) -> tuple[str, str]:
     if file is None:
         return "missing", ""
-    status = _read(file)
+    status = read_status(file)
     if status["outcome"] == "failed":
-        return "failed", status.get("reason", "")
+        return "failed", status["reason"]
     if status["outcome"] in ("running", "interrupted"):
         lock = Lock(file.with_name("status.held"))
         if status["outcome"] == "running" and not lock.dead():
@@ -135,11 +135,13 @@ def _of(file: Path | None) -> tuple[str, str]:
     return "missing", ""
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_status(file: Path) -> dict[str, Any]:
+    """What a job's file says; `unknown` where it was cut short."""
+    known = {"outcome": "unknown", "overrides": [], "reason": "unknown"}
     try:
-        return {"overrides": [], **json.loads(file.read_text())}
-    except ValueError:  # cut short by a full disk or a kill
-        return {"overrides": [], "outcome": "unknown"}
+        return known | json.loads(file.read_text())
+    except (ValueError, TypeError):  # cut short by a full disk or a kill
+        return known
 
 
 def _write(folder: Path, status: dict[str, Any]) -> None:
