@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osrm_exp import CONF, needs, signals
+from osrm_exp import CONF, needs, searchpath, signals
 from osrm_exp.compose import cell_from, check_study
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
@@ -129,9 +129,6 @@ def main() -> None:
 
         with signals.one_sentence("nothing was written"):
             return merge(sys.argv[2:])
-    sys.argv[1:] = sorted(
-        sys.argv[1:], key=("-m", "--multirun").__contains__
-    )  # Hydra wants -m last
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to us instead of printing frames
     os.environ["OSRM_EXP_RUN"] = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -143,6 +140,8 @@ def main() -> None:
 
 def _hydra() -> None:
     try:
+        given = [*searchpath.typed(sys.argv[1:]), *searchpath.override()]
+        sys.argv[1:] = sorted(given, key=("-m", "--multirun").__contains__)  # Hydra wants -m last
         job()
     except SENTENCES as error:
         if WANTS_TRACE:

@@ -14,12 +14,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from pydantic import PositiveInt
 
-from osrm_exp import CONF
-from osrm_exp.identity import identity
+from osrm_exp import CONF, searchpath
+from osrm_exp.identity import adapter_identity, identity
 from osrm_exp.record import Record, build, digest, meaning
-from osrm_exp.spec import Arm, Cell, Init, Merge, Model, Protocol, Search, Task, Tuning
+from osrm_exp.spec import Arm, Cell, Given, Init, Merge, Model, Protocol, Search, Task, Tuning
+from osrm_exp.store.names import file_name
 
-Inputs = Mapping[str, Any]  # {"weights": identity, "sources": {task: identity}}
+Inputs = Mapping[str, Any]  # {"weights": identity, "sources", "given": {task: identity}}
 
 
 class Paths(Record):
@@ -93,7 +94,8 @@ def _unswept(overrides: Sequence[str]) -> list[str]:
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
+        chosen = [*searchpath.override(), *overrides]
+        return compose("config", chosen, return_hydra_config=True)
 
 
 def check_study(config: Mapping[str, Any]) -> None:
@@ -125,6 +127,7 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
         ValueError: see `record.build`; also an unknown block, task or folder.
     """
     build(Config, config, "")
+    file_name(config["study"])
     build(Paths, config["paths"], "paths")
     build(Trainer, config["trainer"], "trainer")
     if typed := [one for one in config["overrides"] if "_target_" in one]:
@@ -147,7 +150,8 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
         tasks=tasks, tuning=arm.tuning, common=digest(meaning(config["tuning"])), init=arm.init,
         heads=heads, merge=merge, search=search, protocol=protocol,
         diagnostics=config["diagnostics"]["statistics"] or {}, rank=config["rank"],
-        seed=config["seed"], names=config["names"], overrides=config["overrides"],
+        seed=config["seed"], given=_given(model, tasks, arm, config, inputs.get("given", {})),
+        names=config["names"], overrides=config["overrides"],
     )  # fmt: skip
     return build(Cell, fields, "cell")
 
@@ -156,7 +160,7 @@ def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: l
     """An init with its tuning: `tuning.per_init` holds what is its own, as a learning rate."""
     tuning = dict(config["tuning"])
     per_init = tuning.pop("per_init")
-    if unknown := [one for one in per_init if not _init_file(one).is_file()]:
+    if unknown := [one for one in per_init if not searchpath.file("init", one)]:
         raise ValueError(f"tuning.per_init names {unknown[0]!r}, which is no file of conf/init")
     built = build(Init, init, "init")
     fields = {**tuning, **per_init.get(name, {})}
@@ -165,13 +169,10 @@ def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: l
 
 def _init(name: str) -> dict[str, Any]:
     """The init of `conf/init/<name>.yaml` as it stands there."""
-    if not _init_file(name).is_file():
+    file = searchpath.file("init", name)
+    if file is None:
         raise ValueError(f"heads={name} is no file of conf/init; null takes every adapter's own")
-    return OmegaConf.to_container(OmegaConf.load(_init_file(name)), resolve=True)
-
-
-def _init_file(name: str) -> Path:
-    return CONF / "init" / f"{name}.yaml"
+    return OmegaConf.to_container(OmegaConf.load(file), resolve=True)
 
 
 def _blocks(model: Model, used: set[str]) -> dict[str, str]:
@@ -233,7 +234,8 @@ def _tasks(
     shared = {k: v for k, v in suite.items() if k not in ("name", "tasks", "only")}
     tasks = []
     for name in _only(suite):
-        fields, where = {**shared, **(suite["tasks"][name] or {})}, f"dataset.tasks.{name}"
+        where = f"dataset.tasks.{file_name(name)}"
+        fields = {**shared, **(suite["tasks"][name] or {})}
         if given := {"name", "holdout", "follows", "source"} & fields.keys():
             raise ValueError(f"{where}.{min(given)} is not an option")
         if fields.get("seed") is None:
@@ -242,6 +244,29 @@ def _tasks(
         fields |= {"path": path, "source": sources.get(name) or source}
         tasks.append(build(Task, {**fields, "name": name, "holdout": protocol.holdout}, where))
     return tuple(tasks)
+
+
+def _given(
+    model: Model, tasks: Sequence[Task], arm: Arm, config: Mapping[str, Any],
+    known: Mapping[str, str],
+) -> dict[str, Given]:  # fmt: skip
+    """The adapters that take the place of a fine-tuning, by task."""
+    found = {}
+    for task in tasks:
+        if task.adapter is None:
+            continue
+        where, name = f"dataset.tasks.{task.name}.adapter", task.name
+        content = known.get(name) or adapter_identity(task.adapter, where)
+        found[name] = Given(model=model, task=task, source=task.adapter, content=content)
+    if found and config["diagnostics"]["statistics"]:
+        raise ValueError(f"{where}: how a given adapter started is not known: diagnostics=none")
+    for task in tasks:
+        own = arm.tuning.of(task.name)
+        if task.name not in found and own.intermediate in found:
+            raise ValueError(
+                f"{task.name} starts from {own.intermediate}, which is given: train it"
+            )
+    return found
 
 
 def _source(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:

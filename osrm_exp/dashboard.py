@@ -74,7 +74,9 @@ def _table(found: pd.DataFrame, searches: pd.DataFrame) -> str:
         kind = " class=reference" if table.at[i, "merge"] in ORDER else ""
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
     note = html.escape(footnote(found, text, notes))
-    return f"<div class=wide><table><tr>{head}</tr>{''.join(body)}</table></div><p class=note>{note}"
+    return (
+        f"<div class=wide><table><tr>{head}</tr>{''.join(body)}</table></div><p class=note>{note}"
+    )
 
 
 Charts = Iterator[tuple[str, str, str]]
@@ -146,7 +148,9 @@ def _bars(found: pd.DataFrame) -> str:
     inits = sorted(found.init.unique(), key=natural)
     figure = make_subplots(len(inits), 1, shared_xaxes=True, subplot_titles=inits)
     merges = [m for m in found["merge"].unique() if m not in ORDER]
-    colors = {m: f"hsl({360 * i / max(len(merges), 1):.0f}, 60%, 55%)" for i, m in enumerate(merges)}
+    colors = {
+        m: f"hsl({360 * i / max(len(merges), 1):.0f}, 60%, 55%)" for i, m in enumerate(merges)
+    }
     colors |= {"individual": "#222", "pretrained": "#aaa"}
     for number, init in enumerate(inits, 1):
         means = found[found.init == init].groupby(["merge", "task"], sort=False).value.mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,25 @@ def identity(path: str, revision: str | None, option: str) -> str:
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise ValueError(f"{option}={path} is not a folder")
     return f"{path}@{revision}" if revision else path
+
+
+def adapter_identity(source: str, option: str) -> str:
+    """What an adapter *is*: the digest of a folder's config and tensors, else its pinned hub id.
+
+    Raises:
+        ValueError: neither a PEFT folder nor `org/name@revision`.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        files = [folder / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise ValueError(f"{option}={source} is no PEFT adapter: it holds no {missing[0]}")
+        return _files_digest(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*@\w[\w.-]*", source):
+        raise ValueError(
+            f"{option}={source} is no folder, and a hub id names its revision: org/name@revision"
+        )
+    return source
 
 
 def unpinned(identity: str) -> bool:

@@ -59,6 +59,7 @@ class Task(Record):
     seed: int  # of rows and held-out slice
     follows: bool = Field(default=False, exclude=True)  # seed is the cell's, `dataset.seed: null`
     holdout: Fraction
+    adapter: str | None = Field(default=None, exclude=True)  # folder or org/name@revision: `Given`
 
     @field_validator("text", mode="before")
     @classmethod
@@ -222,7 +223,7 @@ class Statistic(Record):
     truncation_side: str
     call: Call
     samples: int
-    expert: FineTune | None = None
+    expert: FineTune | Given | None = None
     version: int = 1
 
     @property
@@ -267,6 +268,31 @@ class FineTune(Record):
         fine_tune.build(self, folder, workshop)
 
 
+class Given(Record):
+    """An adapter from elsewhere in the place of a task's fine-tuning."""
+
+    model: Model
+    task: Task
+    source: str = Field(exclude=True)  # a folder, or a hub id with its revision
+    content: str  # identity of what lies there, see `adapter_identity`
+    version: int = 1
+
+    @property
+    def option(self) -> str:
+        """Where a config names it."""
+        return f"dataset.tasks.{self.task.name}.adapter"
+
+    @property
+    def label(self) -> str:
+        return f"{self.task.name}-given"
+
+    def build(self, folder: Path, workshop: Any) -> None:
+        """Reads and checks it; see `artifacts.given`."""
+        from osrm_exp.artifacts import given  # torch: not before there is something to do
+
+        given.build(self, folder, workshop)
+
+
 class Arm(Record):
     """How adapters come about: where they start and how they are trained."""
 
@@ -292,6 +318,7 @@ class Cell(Record):
     diagnostics: dict[str, Need] = Field(default={}, exclude=True)
     rank: PositiveInt | None = None
     seed: int
+    given: dict[str, Given] = {}  # by task
     names: dict[str, str] = Field(exclude=True)
     overrides: tuple[str, ...] = Field(exclude=True)  # what composes this cell again
     version: int = 1
@@ -310,8 +337,14 @@ class Cell(Record):
 
     @property
     def arm(self) -> str:
-        """The file of the init and what was overridden in it: no two arms look alike."""
-        return " ".join(dict.fromkeys([self.names["init"], *self._overridden("init")]))
+        """The file of the init and what was overridden in it: no two arms look alike. Of adapters
+        from elsewhere, in its place, what tells one set of them from another."""
+        own = list(dict.fromkeys([self.names["init"], *self._overridden("init")]))
+        if not self.given:
+            return " ".join(own)
+        what = digest({task: one.content for task, one in self.given.items()})[:6]
+        every = len(self.given) == len(self.tasks)
+        return " ".join([*([] if every else own), f"given:{what}"])
 
     @property
     def schedule(self) -> str:

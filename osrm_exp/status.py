@@ -23,7 +23,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from osrm_exp import signals
+from osrm_exp import searchpath, signals
 from osrm_exp.compose import cell_from, configuration, sweep
 from osrm_exp.report.rows import is_done, rows_file, rows_in
 from osrm_exp.store.lock import Lock
@@ -82,6 +82,7 @@ def _sweep(folder: Path, results: Path) -> Sweep | None:
     if many.is_file():
         config = OmegaConf.load(many)
         task, hydra = list(config.hydra.overrides.task), list(config.hydra.overrides.hydra)
+        searchpath.typed(hydra)  # its own configs compose its cells
         cells = tuple(sweep(task))
     else:
         config = OmegaConf.load(folder / ".hydra" / "config.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,13 @@ class Report(Callback):
         self.total, self.shared = len(Report.cells), _shared(Report.cells)
         self.start = time.time()  # the callback itself goes to the workers
 
-    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """A line after each cell of a sweep."""
         if "start" not in vars(self):
             return
         status = read_status(Path(config.hydra.runtime.output_dir) / "status.json")
         if status["outcome"] == "failed":
-            own = " ".join(_own(status["overrides"], self.shared))
-            log.error("failed: %s: %s", own, status["reason"])
+            log.error("failed: %s: %s", _own(status["overrides"], self.shared), status["reason"])
         found = _statuses(Path(config.hydra.sweep.dir))
         log.info("%s", progress([s["outcome"] for s in found], self.total, self.start))
 
@@ -58,7 +58,7 @@ class Report(Callback):
         print(f"\n{max(total, len(found))} cells: {', '.join(said)}")
         shared = _shared([tuple(s["overrides"]) for s in found])
         for status in count["failed"]:
-            print(f"  failed: {' '.join(_own(status['overrides'], shared))}: {status['reason']}")
+            print(f"  failed: {_own(status['overrides'], shared)}: {status['reason']}")
         if problem:
             print(f"no tables: {problem}")
         else:
@@ -76,7 +76,7 @@ class Report(Callback):
             try:
                 configuration(cell)
             except HydraException:
-                return f"the cell {' '.join(_own(cell, shared))}: "
+                return f"the cell {_own(cell, shared)}: "
         return ""
 
 
@@ -116,6 +116,6 @@ def _shared(cells: Cells) -> set[str]:
     return set.intersection(*map(set, cells)) if len(cells) > 1 else set()
 
 
-def _own(overrides: Any, shared: set[str]) -> list[str]:
+def _own(overrides: Iterable[str], shared: set[str]) -> str:
     """What tells a cell from the others of its sweep."""
-    return [o for o in overrides if o not in shared] or list(overrides)
+    return " ".join(o for o in overrides if o not in shared) or " ".join(overrides)
