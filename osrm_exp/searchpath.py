@@ -47,8 +47,9 @@ def typed(arguments: Sequence[str]) -> list[str]:
     name(given.config_dir)
     paths = [one for one in rest if one.lstrip("+").startswith(f"{KEY}=")]
     for parsed in OverridesParser.create().parse_overrides(paths):
-        value = parsed.value()
-        name(str(one).removeprefix("file://") for one in value if isinstance(value, list))
+        found = parsed.value()
+        found = found if isinstance(found, list) else [found]
+        name(str(one).removeprefix("file://") for one in found)
     return [one for one in rest if one not in paths]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from osrm_exp import CONF
 from osrm_exp.report.rows import read_rows
 
 TINY = [
@@ -195,6 +196,17 @@ def test_merge_is_a_command_of_its_own(tmp_path):
     answer = run([sys.executable, "-m", "osrm_exp"], "merge", "tise", "a", str(tmp_path / "out"))
     assert answer.returncode == 1
     assert answer.stderr.startswith("osrm_exp: there is no merge 'tise'")
+
+
+def test_own_configs_come_from_a_folder(command, tmp_path):
+    (tmp_path / "own" / "merge").mkdir(parents=True)
+    text = (CONF / "merge" / "average.yaml").read_text()
+    (tmp_path / "own" / "merge" / "mine.yaml").write_text(text)
+    own = ("--config-dir", str(tmp_path / "own"))
+    swept = run(command, *own, "merge=mine", "seed=1,2", "hydra/launcher=parallel", "-m")
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    rows = read_rows(tmp_path / "results")
+    assert set(rows["merge"]) == {"mine"} and rows.conf[0] == [own[1]]
 
 
 def test_wandb_gets_one_finished_run_a_cell_without_an_account(command, tmp_path):

@@ -14,7 +14,16 @@ from osrm_exp.spec import Given
 
 
 def build(spec: Given, folder: Path, _: Any) -> None:
-    """Copies it into the store, head included; the network that it is for is never loaded.
+    """Copies it into the store, head included."""
+    adapter = read_given(spec)
+    write_adapter(
+        folder, adapter.updates, adapter.heads, task_type=spec.task.kind.task_type,
+        modules_to_save=list(spec.model.heads), base_model_name_or_path=spec.model.name,
+    )  # fmt: skip
+
+
+def read_given(spec: Given) -> Adapter:
+    """The adapter, known to fit its task and a network that is never loaded for it.
 
     Raises:
         ValueError: no plain LoRA, one for another network or another task, or one that has changed
@@ -24,10 +33,7 @@ def build(spec: Given, folder: Path, _: Any) -> None:
     if adapter_identity(spec.source, spec.option) != spec.content:
         raise ValueError(f"{spec.option}={spec.source} was changed meanwhile: run it again")
     _check_fit(adapter, spec)
-    write_adapter(
-        folder, adapter.updates, adapter.heads, task_type=spec.task.kind.task_type,
-        modules_to_save=list(spec.model.heads), base_model_name_or_path=spec.model.name,
-    )  # fmt: skip
+    return adapter
 
 
 def _check_fit(adapter: Adapter, spec: Given) -> None:
