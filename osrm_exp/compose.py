@@ -127,7 +127,7 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
         ValueError: see `record.build`; also an unknown block, task or folder.
     """
     build(Config, config, "")
-    file_name(config["study"])
+    _file_name(config["study"], "study")
     build(Paths, config["paths"], "paths")
     build(Trainer, config["trainer"], "trainer")
     if typed := [one for one in config["overrides"] if "_target_" in one]:
@@ -234,7 +234,7 @@ def _tasks(
     shared = {k: v for k, v in suite.items() if k not in ("name", "tasks", "only")}
     tasks = []
     for name in _only(suite):
-        where = f"dataset.tasks.{file_name(name)}"
+        where = f"dataset.tasks.{_file_name(name, 'dataset.tasks')}"
         fields = {**shared, **(suite["tasks"][name] or {})}
         if given := {"name", "holdout", "follows", "source"} & fields.keys():
             raise ValueError(f"{where}.{min(given)} is not an option")
@@ -244,6 +244,14 @@ def _tasks(
         fields |= {"path": path, "source": sources.get(name) or source}
         tasks.append(build(Task, {**fields, "name": name, "holdout": protocol.holdout}, where))
     return tuple(tasks)
+
+
+def _file_name(name: str, where: str) -> str:
+    """A name that folders are called by."""
+    try:
+        return file_name(name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _given(

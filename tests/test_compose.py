@@ -105,6 +105,12 @@ def test_a_sweep_is_multiplied_out_as_hydra_does():
         (["merge.grid={scaling: []}", "search=grid"], r"merge\.grid\.scaling.*at least 1"),
         (["init=osrm", "+init.statistics.others.of=nobody"], r"others\.of: .*'expert'"),
         (["init=osrm", "init.statistics.others.samples=0"], r"others\.samples"),
+        (
+            ["dataset.only=../../evil", "+dataset.tasks={../../evil: {text: [a]}}"],
+            "cannot name a file",
+        ),
+        (["study=../evil"], r"study: '\.\./evil' cannot name a file"),
+        (["heads=../../evil"], "no file of conf/init"),
     ],
 )
 def test_what_no_model_is_needed_for_is_refused_at_the_door(configured, overrides, sentence):
