@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from osrm_exp import CONF, searchpath
 from osrm_exp.identity import adapter_identity, identity
@@ -35,6 +35,27 @@ class Trainer(Record):
     """Where fine-tuning and scoring run. It changes no number, so it is in no digest."""
 
     accelerator: Literal["cpu", "gpu"]
+
+
+class Suite(Record):
+    """What a suite says of itself; the rest of its keys are those of its tasks."""
+
+    name: str
+    tasks: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
+    only: Any = None
+
+
+class Names(Record):
+    """Which file of a group was chosen."""
+
+    init: str
+    merge: str
+
+
+class Diagnosis(Record):
+    """Statistics that tell what adapters do to each other's data."""
+
+    statistics: dict[str, Any] | None
 
 
 class Config(Record):
@@ -130,6 +151,10 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     _file_name(config["study"], "study")
     build(Paths, config["paths"], "paths")
     build(Trainer, config["trainer"], "trainer")
+    build(Names, config["names"], "names")
+    build(Diagnosis, config["diagnostics"], "diagnostics")
+    own = {key: one for key, one in config["dataset"].items() if key in Suite.model_fields}
+    build(Suite, own, "dataset")
     if typed := [one for one in config["overrides"] if "_target_" in one]:
         raise ValueError(
             f"{typed[0]}: functions are named in config files, never on a command line"
@@ -159,7 +184,12 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
 def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: list[str]) -> Arm:
     """An init with its tuning: `tuning.per_init` holds what is its own, as a learning rate."""
     tuning = dict(config["tuning"])
-    per_init = tuning.pop("per_init")
+    per_init = tuning.pop("per_init", {})
+    nested = isinstance(per_init, Mapping) and all(
+        isinstance(v, Mapping) for v in per_init.values()
+    )
+    if not nested:
+        raise ValueError(f"tuning.per_init: it holds settings by init (got {per_init!r})")
     if unknown := [one for one in per_init if not searchpath.file("init", one)]:
         raise ValueError(f"tuning.per_init names {unknown[0]!r}, which is no file of conf/init")
     built = build(Init, init, "init")
@@ -185,7 +215,7 @@ def _blocks(model: Model, used: set[str]) -> dict[str, str]:
 
 
 def _model(config: Mapping[str, Any], weights: str | None) -> Model:
-    weights = weights or identity(config["path"], config.get("revision"), "model.path")
+    weights = weights or identity(config.get("path"), config.get("revision"), "model.path")
     return build(Model, {**config, "weights": weights}, "model")
 
 
@@ -197,6 +227,8 @@ def _tuning(
     for name in tuning.per_task:
         if name not in suite["tasks"]:
             raise ValueError(f"tuning.per_task names {name!r}; {suite['name']} has no such task")
+        if given := {"name", "per_task"} & tuning.per_task[name].keys():
+            raise ValueError(f"tuning.per_task.{name}.{min(given)} is not an option")
     _check_intermediates(tasks, tuning, init.peft)
     common = tuning.model_dump()
     changed = {
@@ -279,12 +311,12 @@ def _given(
 
 def _source(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
     """Where the rows of a task lie, and what they are."""
-    path, config = str(fields.get("path")), fields.get("config")
-    folder = Path(path).expanduser()
-    if folder.is_dir():
+    path, config = fields.get("path"), fields.get("config")
+    folder = Path(path).expanduser() if isinstance(path, str) else None
+    if folder and folder.is_dir():
         return str(folder), identity(str(folder / (config or name)), None, "dataset.path")
     found = identity(path, fields.get("revision"), "dataset.path")
-    return path, f"{found}:{config}" if config else found
+    return str(path), f"{found}:{config}" if config else found
 
 
 def _only(suite: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import re
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -18,12 +19,14 @@ READ = {
 }  # fmt: skip
 
 
-def identity(path: str, revision: str | None, option: str) -> str:
+def identity(path: Any, revision: str | None, option: str) -> str:
     """What a checkpoint or dataset *is*: the digest of a local folder's files, else its hub id.
 
     Raises:
         ValueError: the path looks like a folder and there is none, or nothing that can be read.
     """
+    if not (isinstance(path, str) and path and path.isprintable()):
+        raise ValueError(f"{option}={path!r} is neither a folder nor a hub id")
     folder = Path(path).expanduser()
     if folder.is_dir():
         files = sorted(_files(folder, option))

@@ -91,7 +91,7 @@ class Lora(Record):
     lora_alpha: Annotated[float, Field(gt=0)]
     lora_dropout: Fraction
     use_rslora: bool
-    blocks: tuple[str, ...]
+    blocks: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Tuning(Record):
