@@ -50,6 +50,7 @@ from osrm_exp.artifacts.fine_tune import quiet
 from osrm_exp.artifacts.statistic import BATCH
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.inits.eigen import smallest
+from osrm_exp.lora import LowRank
 from osrm_exp.merging.api import configured, merge
 from osrm_exp.model import adapted_modules
 from osrm_exp.pipeline import run
@@ -293,7 +294,7 @@ def agreement(name: str, small: list, device: torch.device) -> Record:
     given = small[:2] if name == "slerp" else small
     there = [{k: update.to(device) for k, update in one.items()} for one in given]
     a, b = dict(merge(name, given)), dict(merge(name, there))
-    low_rank = all(getattr(update, "rank", None) is not None for update in a.values())
+    low_rank = all(isinstance(update, LowRank) for update in a.values())
     if not low_rank:
         return {"low_rank": False}
     pairs = [(a[k].delta, b[k].delta.cpu()) for k in a]
@@ -340,7 +341,7 @@ def scored(folder: Path, place: str, accelerator: str, merge: list[str], tiny: b
     """`{task/metric: value}` of a cell whose adapters and statistics lie in the store `place`."""
     overrides = [
         f"model.path={folder / 'model'}", "dataset=mini", "tuning.lr=3e-3", "init=osrm",
-        f"tuning.epochs={1 if tiny else 2}", "tuning.batch_size=16", "tuning.lora.r=4",
+        f"tuning.epochs={1 if tiny else 2}", "tuning.batch_size=16", "tuning.lora.r=4", "tuning.max_length=64",
         "dataset.only=[sentiment,similarity,inference3]", "dataset.rows.train=128",
         "dataset.rows.validation=64", "protocol.holdout=0.2", f"paths.store={folder / place}",
         f"merge={merge[0]}", *merge[1:],
@@ -379,7 +380,7 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS), help="a,b")
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     found: dict[str, Any] = {"about": about(device)}
     for name in given.parts.split(","):
         found[name] = []

@@ -163,7 +163,7 @@ def fed(shape: Shape, seed: int) -> dict[str, Tensor]:
 def adapters(
     layers: int, tiny: bool, device: torch.device | str = "cpu", tasks: int = 8
 ) -> list[Mapping[str, LowRank]]:
-    """Random adapters of q and v of Llama-3-8B, of ranks 8 and 16 by turns."""
+    """Random adapters of q and v of Llama-3-8B, of rank 16."""
     generator = torch.Generator().manual_seed(0)
     widths = {"q": (96, 96), "v": (48, 96)} if tiny else {"q": (4096, 4096), "v": (1024, 4096)}
 
@@ -172,7 +172,7 @@ def adapters(
         return LowRank(A, torch.randn(m, rank, generator=generator) / rank**0.5).to(device)
 
     return [
-        {f"layers.{i}.{x}": update(m, n, 8 + 8 * (task % 2) if not tiny else 2 + task % 2)
+        {f"layers.{i}.{x}": update(m, n, 2 if tiny else 16)
          for i in range(layers) for x, (m, n) in widths.items()}
         for task in range(tasks)
     ]  # fmt: skip
@@ -181,8 +181,8 @@ def adapters(
 def checkpoint(folder: Path) -> None:
     """A random two-layer BERT that knows the words of the generated suite."""
     tasks = ("sentiment", "similarity", "inference3")
-    rows = [row for task in tasks for row in mini.generate(task, "train", 256, seed=0)]
-    words = {w for row in rows for v in row.values() if isinstance(v, str) for w in v.split()}
+    columns = [c for task in tasks for c in mini.generate(task, "train", 256, seed=0).values()]
+    words = {word for c in columns for v in c if isinstance(v, str) for word in v.split()}
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {word: i for i, word in enumerate([*special, *sorted(words)])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))

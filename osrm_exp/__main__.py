@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
-from osrm_exp.compose import cell_from, check_study
+from osrm_exp.compose import cell_from, check_study, plain
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, write_rows
@@ -45,7 +46,7 @@ def job(config: DictConfig) -> None:
     folder, overrides = Path(hydra_config.runtime.output_dir), hydra_config.overrides.task
     with told(folder, list(overrides)) as status:
         try:
-            status["outcome"] = _cell(OmegaConf.to_container(config, resolve=True))
+            status["outcome"] = _cell(plain(config))
         except SENTENCES as error:
             status |= {"outcome": "failed", "reason": sentence(error)}
             if WANTS_TRACE:
@@ -55,7 +56,7 @@ def job(config: DictConfig) -> None:
             log.exception("%s", status["reason"])
 
 
-def _cell(config: dict) -> str:
+def _cell(config: dict[str, Any]) -> str:
     start = time.perf_counter()
     check_study(config)
     cell = cell_from(config)
@@ -73,7 +74,7 @@ def _cell(config: dict) -> str:
     return "finished"
 
 
-def _run(cell: Cell, config: dict) -> None:
+def _run(cell: Cell, config: dict[str, Any]) -> None:
     """Runs a cell and writes what it leaves behind; its rows last, which say that it is done."""
     if multiprocessing.parent_process() or not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other

@@ -78,6 +78,7 @@ def read_expert(source: Path | str, heads: Sequence[str], outputs: int) -> Adapt
     """An adapter that takes the place of a task's fine-tuning: its head must be there and fit.
 
     Args:
+        source: a folder, or a hub id.
         heads: the head modules of the model, as its config names them (`model.heads`).
         outputs: logits of the task.
 
@@ -105,6 +106,7 @@ def write_adapter(
     """A plain PEFT folder whose scaling is 1 (`lora_alpha = r`), with float32 factors.
 
     Args:
+        folder: made if it is not there.
         updates: one update a module, ranks may differ (`rank_pattern`).
         heads: head tensors to save beside the factors.
         config: further fields of `LoraConfig` (`base_model_name_or_path`, `task_type`, …).
@@ -156,6 +158,7 @@ def stacked(
     """One stack a module over all tasks; an adapter without a module has rank 0 there.
 
     Args:
+        adapters: each one's updates by module.
         names: of the adapters, for errors; `adapter 1`, … if there are none.
 
     Raises:
@@ -166,13 +169,14 @@ def stacked(
         raise ValueError("there is no adapter to merge")
     names = names or [f"adapter {i + 1}" for i in range(len(adapters))]
     check_related(adapters, names)
-    modules = list(dict.fromkeys(module for adapter in adapters for module in adapter))
-    stacks = {}
-    for module in modules:
-        like = next(adapter[module] for adapter in adapters if module in adapter)
-        none = LowRank(like.A[:0], like.B[:, :0])
-        stacks[module] = stack([adapter.get(module, none) for adapter in adapters])
-    return stacks
+    modules = dict.fromkeys(module for adapter in adapters for module in adapter)
+    return {module: _stack_of(module, adapters) for module in modules}
+
+
+def _stack_of(module: str, adapters: Sequence[Mapping[str, LowRank]]) -> LowRank:
+    like = next(adapter[module] for adapter in adapters if module in adapter)
+    none = LowRank(like.A[:0], like.B[:, :0])
+    return stack([adapter.get(module, none) for adapter in adapters])
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:

@@ -85,6 +85,21 @@ def checked(config: Mapping[str, Any], where: str) -> LoraFields:
     if (kind := config.get("peft_type")) != "LORA":
         raise ValueError(f"{where} is a {_short(kind)} adapter; only LORA can be merged")
     _check_start(config.get("init_lora_weights", True), where)
+    _check_harmless(config, where)
+    rslora, base = config.get("use_rslora"), config.get("base_model_name_or_path")
+    if rslora not in (None, True, False):
+        raise ValueError(f"{where}: use_rslora={_short(rslora)} is neither true nor false")
+    return LoraFields(
+        where=where, rslora=bool(rslora), base=base if _is_name(base) else None,
+        saved=_saved(config.get("modules_to_save"), where),
+        r=_rank("r", config.get("r", 8), where),
+        alpha=_alpha("lora_alpha", config.get("lora_alpha", 8), where),
+        ranks=_by_pattern("rank_pattern", _rank, config, where),
+        alphas=_by_pattern("alpha_pattern", _alpha, config, where),
+    )  # fmt: skip
+
+
+def _check_harmless(config: Mapping[str, Any], where: str) -> None:
     for field, value in config.items():
         if field not in HARMLESS and value not in OFF and (field, value) != ("bias", "none"):
             raise ValueError(
@@ -92,25 +107,20 @@ def checked(config: Mapping[str, Any], where: str) -> LoraFields:
                 "update; train a plain LoRA without it, or fold the adapter into its base model "
                 "with PEFT's merge_and_unload()"
             )
-    rslora, saved = config.get("use_rslora"), config.get("modules_to_save")
-    if rslora not in (None, True, False):
-        raise ValueError(f"{where}: use_rslora={_short(rslora)} is neither true nor false")
-    if saved is not None and not (isinstance(saved, Collection) and all(map(_is_name, saved))):
+
+
+def _saved(saved: Any, where: str) -> tuple[str, ...] | None:
+    """The modules that are saved whole: heads alone."""
+    if saved is None:
+        return None
+    if not (isinstance(saved, Collection) and all(map(_is_name, saved))):
         raise ValueError(f"{where}: modules_to_save={_short(saved)} is no list of names")
-    if others := [name for name in saved or () if not HEAD.search(name)]:
+    if others := [name for name in saved if not HEAD.search(name)]:
         raise ValueError(
             f"{where}: modules_to_save holds {_short(others[0])}, which is no task's head but part "
             "of the base model, and merging B A would lose it; train a plain LoRA without it"
         )
-    base = config.get("base_model_name_or_path")
-    return LoraFields(
-        where=where, rslora=bool(rslora), base=base if _is_name(base) else None,
-        saved=None if saved is None else tuple(saved),
-        r=_rank("r", config.get("r", 8), where),
-        alpha=_alpha("lora_alpha", config.get("lora_alpha", 8), where),
-        ranks=_by_pattern("rank_pattern", _rank, config, where),
-        alphas=_by_pattern("alpha_pattern", _alpha, config, where),
-    )  # fmt: skip
+    return tuple(saved)
 
 
 def _check_start(start: Any, where: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -15,7 +16,7 @@ from osrm_exp import needs
 from osrm_exp.adapter import Adapter, stacked
 from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.statistic import read_stacked
-from osrm_exp.lora import LowRank, Result
+from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.model import (
     adapted_modules,
     applied,
@@ -45,7 +46,7 @@ class Bench:
     @cached_property
     def net(self) -> PreTrainedModel:
         precision, auto = self.cell.tuning.precision, self.tasks[0].kind.auto
-        return _network(self.cell.model, precision, auto).to(self.workshop.device)
+        return _network(self.cell.model, precision, auto, self.workshop.device)
 
     @cached_property
     def data(self) -> list[data.TaskData]:
@@ -86,7 +87,7 @@ class Bench:
                 f"statistic of its inputs: name its block in tuning.lora.blocks={list(blocks)}"
             )
 
-    def scores(self, result: Result, split: str) -> list[Scored]:
+    def scores(self, result: Result | Mapping[str, Update], split: str) -> list[Scored]:
         """Every task's predictions on a split, each with its own head, measured.
 
         The result is computed once and held meanwhile: all tasks run through it.
@@ -111,5 +112,5 @@ def rows_of(cell: Cell) -> list[data.TaskData]:
 
 
 @lru_cache(maxsize=1)
-def _network(model: Model, precision: str, auto: str) -> PreTrainedModel:
-    return load_backbone(model, 1, precision=precision, auto=auto).eval()
+def _network(model: Model, precision: str, auto: str, device: torch.device) -> PreTrainedModel:
+    return load_backbone(model, 1, precision=precision, auto=auto).eval().to(device)

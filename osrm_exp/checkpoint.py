@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
@@ -41,7 +42,29 @@ def read(auto: Any, model: Model, **options: Any) -> Any:
         raise ValueError(f"{model.path} is not a checkpoint folder: {first_line(error)}") from None
 
 
-def draw_again(net: PreTrainedModel, head: nn.Module, drawn: set[str]) -> None:
+def renew(
+    net: PreTrainedModel, heads: Mapping[str, nn.Module], drawn: set[str], where: str
+) -> None:
+    """Makes heads new, but for what belongs to the backbone, as a BERT's pooler does.
+
+    Args:
+        net: whose way of drawing weights is used.
+        heads: by their path in the network.
+        drawn: keys of the tensors that the checkpoint lacks.
+        where: its path, for the error.
+
+    Raises:
+        ValueError: such a tensor is no part of a head.
+    """
+    for key in sorted(drawn):
+        if not key.startswith(tuple(f"{path}." for path in heads)):
+            raise ValueError(f"{where} does not hold {key}, which is no part of a new head")
+    for path, head in heads.items():
+        if not path.startswith(f"{net.base_model_prefix}."):
+            _draw_again(net, head, {key.removeprefix(f"{path}.") for key in drawn})
+
+
+def _draw_again(net: PreTrainedModel, head: nn.Module, drawn: set[str]) -> None:
     """Makes a head new that another task's checkpoint brought along, in whole or in part."""
     if head.state_dict().keys() <= drawn:
         return

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -12,84 +11,32 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from pydantic import Field, PositiveInt
 
 from osrm_exp import CONF, searchpath
-from osrm_exp.identity import adapter_identity, identity
-from osrm_exp.record import Record, build, digest, meaning
+from osrm_exp.door import check_groups, name_of
+from osrm_exp.identity import adapter_identity, identity, source_of
+from osrm_exp.record import build, digest, meaning
 from osrm_exp.spec import Arm, Cell, Given, Init, Merge, Model, Protocol, Search, Task, Tuning
-from osrm_exp.store.names import file_name
 
 Inputs = Mapping[str, Any]  # {"weights": identity, "sources", "given": {task: identity}}
-
-
-class Paths(Record):
-    """Where things lie."""
-
-    store: str
-    results: str
-    logs: str
-
-
-class Trainer(Record):
-    """Where fine-tuning and scoring run. It changes no number, so it is in no digest."""
-
-    accelerator: Literal["cpu", "gpu"]
-
-
-class Suite(Record):
-    """What a suite says of itself; the rest of its keys are those of its tasks."""
-
-    name: str
-    tasks: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
-    only: Any = None
-
-
-class Names(Record):
-    """Which file of a group was chosen."""
-
-    init: str
-    merge: str
-
-
-class Diagnosis(Record):
-    """Statistics that tell what adapters do to each other's data."""
-
-    statistics: dict[str, Any] | None
-
-
-class Config(Record):
-    """The composed configuration, its groups unread; `conf/config.yaml` explains the keys."""
-
-    study: str
-    model: dict[str, Any]
-    dataset: dict[str, Any]
-    tuning: dict[str, Any]
-    init: dict[str, Any]
-    merge: dict[str, Any]
-    search: dict[str, Any]
-    protocol: dict[str, Any]
-    diagnostics: dict[str, Any]
-    trainer: dict[str, Any]
-    logger: dict[str, Any]
-    paths: dict[str, Any]
-    heads: str | None
-    rank: PositiveInt | None
-    seed: int
-    names: dict[str, str]
-    overrides: list[str]
 
 
 def configuration(overrides: Sequence[str]) -> dict[str, Any]:
     """The composed, resolved configuration of one cell, without Hydra's own part."""
     composed = _composed(overrides)
-    kept = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(composed)  # for ${hydra:...}
     try:
-        return OmegaConf.to_container(kept, resolve=True)
+        return plain(kept)
     finally:
         HydraConfig.instance().cfg = before
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A mapping of OmegaConf's, resolved, as everything behind the door takes it."""
+    found: Any = OmegaConf.to_container(config, resolve=True)
+    return found
 
 
 def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -110,7 +57,7 @@ def points(params: Mapping[str, Any] | None, overrides: Sequence[str]) -> Iterat
 
 def _unswept(overrides: Sequence[str]) -> list[str]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [one.input_line for one in parsed if not one.is_sweep_override()]
+    return [given for given, one in zip(overrides, parsed) if not one.is_sweep_override()]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -142,23 +89,13 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     """The cell of a composed, resolved configuration; checks everything that needs no model.
 
     Args:
+        config: plain data, see `configuration`.
         inputs: what checkpoint and rows are, where they are known: a row remembers its own.
 
     Raises:
         ValueError: see `record.build`; also an unknown block, task or folder.
     """
-    build(Config, config, "")
-    _file_name(config["study"], "study")
-    build(Paths, config["paths"], "paths")
-    build(Trainer, config["trainer"], "trainer")
-    build(Names, config["names"], "names")
-    build(Diagnosis, config["diagnostics"], "diagnostics")
-    own = {key: one for key, one in config["dataset"].items() if key in Suite.model_fields}
-    build(Suite, own, "dataset")
-    if typed := [one for one in config["overrides"] if "_target_" in one]:
-        raise ValueError(
-            f"{typed[0]}: functions are named in config files, never on a command line"
-        )
+    check_groups(config)
     inputs, search = inputs or {}, build(Search, config["search"], "search")
     protocol = build(Protocol, config["protocol"], "protocol")
     model = _model(config["model"], inputs.get("weights"))
@@ -201,8 +138,8 @@ def _init(name: str) -> dict[str, Any]:
     """The init of `conf/init/<name>.yaml` as it stands there."""
     file = searchpath.file("init", name)
     if file is None:
-        raise ValueError(f"heads={name} is no file of conf/init; null takes every adapter's own")
-    return OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        raise ValueError(f"heads={name} is no file of conf/init: null takes every adapter's own")
+    return plain(OmegaConf.load(file))
 
 
 def _blocks(model: Model, used: set[str]) -> dict[str, str]:
@@ -266,24 +203,16 @@ def _tasks(
     shared = {k: v for k, v in suite.items() if k not in ("name", "tasks", "only")}
     tasks = []
     for name in _only(suite):
-        where = f"dataset.tasks.{_file_name(name, 'dataset.tasks')}"
+        where = f"dataset.tasks.{name_of(name, 'dataset.tasks')}"
         fields = {**shared, **(suite["tasks"][name] or {})}
         if given := {"name", "holdout", "follows", "source"} & fields.keys():
             raise ValueError(f"{where}.{min(given)} is not an option")
         if fields.get("seed") is None:
             fields |= {"seed": seed, "follows": True}
-        path, source = _source(name, fields)
+        path, source = source_of(name, fields)
         fields |= {"path": path, "source": sources.get(name) or source}
         tasks.append(build(Task, {**fields, "name": name, "holdout": protocol.holdout}, where))
     return tuple(tasks)
-
-
-def _file_name(name: str, where: str) -> str:
-    """A name that folders are called by."""
-    try:
-        return file_name(name)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def _given(
@@ -293,30 +222,17 @@ def _given(
     """The adapters that take the place of a fine-tuning, by task."""
     found = {}
     for task in tasks:
-        if task.adapter is None:
-            continue
-        where, name = f"dataset.tasks.{task.name}.adapter", task.name
-        content = known.get(name) or adapter_identity(task.adapter, where)
-        found[name] = Given(model=model, task=task, source=task.adapter, content=content)
+        if task.adapter is not None:
+            where, name = f"dataset.tasks.{task.name}.adapter", task.name
+            content = known.get(name) or adapter_identity(task.adapter, where)
+            found[name] = Given(model=model, task=task, source=task.adapter, content=content)
     if found and config["diagnostics"]["statistics"]:
         raise ValueError(f"{where}: how a given adapter started is not known: diagnostics=none")
     for task in tasks:
-        own = arm.tuning.of(task.name)
-        if task.name not in found and own.intermediate in found:
-            raise ValueError(
-                f"{task.name} starts from {own.intermediate}, which is given: train it"
-            )
+        first = arm.tuning.of(task.name).intermediate
+        if task.name not in found and first in found:
+            raise ValueError(f"{task.name} starts from {first}, which is given: train it")
     return found
-
-
-def _source(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
-    """Where the rows of a task lie, and what they are."""
-    path, config = fields.get("path"), fields.get("config")
-    folder = Path(path).expanduser() if isinstance(path, str) else None
-    if folder and folder.is_dir():
-        return str(folder), identity(str(folder / (config or name)), None, "dataset.path")
-    found = identity(path, fields.get("revision"), "dataset.path")
-    return str(path), f"{found}:{config}" if config else found
 
 
 def _only(suite: Mapping[str, Any]) -> list[str]:

@@ -110,6 +110,7 @@ def drifts(update: LowRank, starts: Tensor) -> Values:
     """`drift_A = ||A_end - A_start||_F / ||A_start||_F`; the paper's freedom after OSRM's start.
 
     Args:
+        update: the trained stack, `A [task, rank, in]`.
         starts: `[task, rank, in]`. PiSSA's update holds its negated start behind its `A`.
     """
     start, end = starts.double(), update.A[:, : starts.shape[1]].double()
@@ -123,6 +124,7 @@ def kept(update: LowRank, starts: Tensor) -> Values:
     What post-hoc OSRM would keep of the adapter, projected on its own start.
 
     Args:
+        update: the trained stack, `A [task, rank, in]`.
         starts: `[task, rank, in]`.
     """
     shares = [

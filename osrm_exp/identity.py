@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,6 +56,16 @@ def adapter_identity(source: str, option: str) -> str:
     return source
 
 
+def source_of(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Where the rows of a task lie, and what they are."""
+    path, config = fields.get("path"), fields.get("config")
+    folder = Path(path).expanduser() if isinstance(path, str) else None
+    if folder and folder.is_dir():
+        return str(folder), identity(str(folder / (config or name)), None, "dataset.path")
+    found = identity(path, fields.get("revision"), "dataset.path")
+    return str(path), f"{found}:{config}" if config else found
+
+
 def unpinned(identity: str) -> bool:
     """Whether an identity is a hub id without a revision: what it names may change."""
     return "/" in identity and "@" not in identity
@@ -70,6 +81,11 @@ def _files(folder: Path, option: str) -> set[Path]:
         files |= {folder / shard for shard in _shards(index)}
     if not any(p.suffix == ".safetensors" for p in files):
         files |= set(folder.glob("pytorch_model*.bin"))
+    _check(files, folder, option)
+    return files
+
+
+def _check(files: set[Path], folder: Path, option: str) -> None:
     if not files:
         raise ValueError(f"{option}={folder} holds no file that can be read")
     if (folder / "config.json") in files and not any(p.suffix in WEIGHTS for p in files):
@@ -79,7 +95,6 @@ def _files(folder: Path, option: str) -> set[Path]:
         )
     if missing := sorted(p for p in files if not p.is_file()):
         raise ValueError(f"{option}={folder} has an index that names {missing[0].name}: no file")
-    return files
 
 
 def _shards(index: Path) -> set[str]:

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from osrm_exp.checkpoint import attention, draw_again, positions, read, set_dropout, told_once
+from osrm_exp.checkpoint import attention, positions, read, renew, set_dropout, told_once
 from osrm_exp.lora import Update
 from osrm_exp.spec import Model
 
@@ -60,14 +60,10 @@ def load_backbone(
         ignore_mismatched_sizes=True, output_loading_info=True,
         attn_implementation=attention(model, config, auto),
     )  # fmt: skip
-    heads = heads_of(net, model)
     drawn = found["missing_keys"] | {key[0] for key in found["mismatched_keys"]}
-    for key in sorted(drawn):
-        if not key.startswith(tuple(f"{path}." for path in heads)):
-            raise ValueError(f"{model.path} does not hold {key}, which is no part of a new head")
-    for path, head in heads.items():
-        if not path.startswith(f"{net.base_model_prefix}."):  # a BERT's pooler is the checkpoint's
-            draw_again(net, head, {key.removeprefix(f"{path}.") for key in drawn})
+    heads = heads_of(net, model)
+    renew(net, heads, drawn, model.path)
+    for head in heads.values():
         in_float32(head)
     for module in net.modules():
         if dropout is not None and isinstance(module, nn.Dropout):
@@ -81,7 +77,7 @@ def skeleton(model: Model, outputs: int, *, auto: str = SEQUENCES) -> PreTrained
         return getattr(transformers, auto).from_config(_config(model, outputs))
 
 
-def check_fit(net: nn.Module, model: Model, max_length: int) -> None:
+def check_fit(net: PreTrainedModel, model: Model, max_length: int) -> None:
     """Whether every position and the padding of a batch have a place in the network.
 
     Raises:
@@ -119,6 +115,14 @@ def adapted_modules(
             )
         chosen |= fitting
     found = {name: module for name, module in named.items() if name in chosen}
+    _check_linear(found, rank)
+    places = Counter(re.sub(r"\b\d+\b", "*", name) for name in found)
+    adapted = ", ".join(f"{count} {place}" for place, count in places.items())
+    told_once(f"{model.name}, blocks {' '.join(blocks)}: adapts {adapted}")
+    return found
+
+
+def _check_linear(found: Mapping[str, nn.Module], rank: int) -> None:
     for name, module in found.items():
         if not isinstance(module, (nn.Linear, Conv1D)):
             raise ValueError(f"{name} is no linear module: LoRA cannot adapt it (model.blocks)")
@@ -128,10 +132,6 @@ def adapted_modules(
                 f"{' x '.join(map(str, module.weight.shape))}: choose at most "
                 f"{min(module.weight.shape)}"
             )
-    places = Counter(re.sub(r"\b\d+\b", "*", name) for name in found)
-    adapted = ", ".join(f"{count} {place}" for place, count in places.items())
-    told_once(f"{model.name}, blocks {' '.join(blocks)}: adapts {adapted}")
-    return found
 
 
 def transposed(modules: Mapping[str, nn.Module]) -> bool:

@@ -31,15 +31,22 @@ def fine_tune(cell: Cell, task: Task) -> FineTune:
         ValueError: an init that asks for other tasks where there is none.
     """
     tuning = cell.tuning.of(task.name)
-    fields = dict(
-        model=cell.model, task=task, tuning=tuning, init=cell.init, select=cell.protocol.select,
-        seed=cell.seed,
+    first = next((one for one in cell.tasks if one.name == tuning.intermediate), None)
+    own, others = ({}, {}) if first else _asked_by_init(cell, task)
+    return FineTune(
+        model=cell.model, task=task, tuning=tuning, init=cell.init, own=own, others=others,
+        select=cell.protocol.select, seed=cell.seed,
+        intermediate=fine_tune(cell, first) if first else None,
     )  # fmt: skip
-    if tuning.intermediate:
-        first = next(one for one in cell.tasks if one.name == tuning.intermediate)
-        return FineTune(**fields, intermediate=fine_tune(cell, first))
+
+
+def _asked_by_init(
+    cell: Cell, task: Task
+) -> tuple[dict[str, Statistic], dict[str, tuple[Statistic, ...]]]:
+    """The statistics of a task itself and of the others, by keyword of the init's function."""
     rest = [other for other in cell.tasks if other.name != task.name]
-    own, others = {}, {}
+    own: dict[str, Statistic] = {}
+    others: dict[str, tuple[Statistic, ...]] = {}
     for keyword, need in cell.init.statistics.items():
         if need.tasks == "own":
             own[keyword] = statistic(cell, task, need)
@@ -47,7 +54,7 @@ def fine_tune(cell: Cell, task: Task) -> FineTune:
             others[keyword] = tuple(statistic(cell, other, need) for other in rest)
         else:
             raise ValueError(f"init={cell.names['init']} needs at least two tasks")
-    return FineTune(**fields, own=own, others=others)
+    return own, others
 
 
 def statistic(cell: Cell, task: Task, need: Need, expert: Expert | None = None) -> Statistic:

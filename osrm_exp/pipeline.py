@@ -45,14 +45,17 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     bench = Bench(cell, adapters, workshop)
     statistics = bench.statistics()
     chosen, tried = search(cell, bench, statistics)
-    merge = cell.merge.with_(**chosen)
+    merge, before = cell.merge.with_(**chosen), time.perf_counter()
     result = Result(merge(bench.updates, **statistics), cell.rank)
-    found = bench.scores(result, "validation")
-    best = max((one["score"] for one in tried), default=None)
+    merged, after = dict(result), time.perf_counter()
+    found = bench.scores(merged, "validation")
     shared = {
-        **said_of(cell, merge), "chosen": chosen, "tuned_score": best, "output": result.form,
+        **said_of(cell, merge), "chosen": chosen, "output": result.form,
+        "contents": [workshop.store.content(one) for one in wanted[: len(cell.tasks)]],
         "tuned_on": cell.protocol.select if tried else "none",
-        "truncation_error": result.error, "seconds": round(time.perf_counter() - start, 2),
+        "tuned_score": max((one["score"] for one in tried), default=None),
+        "truncation_error": result.error, "merge_seconds": round(after - before, 3),
+        "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
     return Outcome(list(_rows(cell, shared, found)), tried, list(_predictions(cell, found)))
 

@@ -8,6 +8,7 @@ as many tasks, at every corner of the merge's grid: milliseconds, where training
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Stage:
         self.width = 2 * self.rank + 2
         config = BertConfig(
             vocab_size=30, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
-            intermediate_size=4, max_position_embeddings=TOKENS, num_labels=2, eos_token_id=2,
+            intermediate_size=4, max_position_embeddings=TOKENS, eos_token_id=2,
         )  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -147,9 +148,11 @@ def _corners(merge: Merge) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Whatever a function raises is the config's fault here, and is told in one sentence."""
+    """Whatever a function raises is the config's fault here, and is told in one sentence; what it
+    warns of is of these few rows, and says nothing."""
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     except Exception as error:
         raise ValueError(
             f"{what}: {' '.join(str(error).split()) or type(error).__name__}"

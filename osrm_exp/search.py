@@ -25,6 +25,8 @@ def grid(
     """The best point of a full product; the first of equals, so order is part of the grid.
 
     Args:
+        candidates: the values to try, by name.
+        score: of a point, the higher the better.
         widen: where the best point lies at an end of the numbers of a key, go on beyond it in the
             step of the last two, until the best point is no end, or for `STEPS` steps.
     """

@@ -14,9 +14,10 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -166,20 +167,27 @@ def report(results: Path, logs: Path) -> str:
     known = sweeps(logs, results)
     if not known:
         raise ValueError(f"{logs} tells of no sweep into {results}: name the logs (paths.logs)")
-    found = states(dict.fromkeys(c for one in known for c in one.cells), results, logs)
+    found = states(dict.fromkeys(chain(*(one.cells for one in known))), results, logs)
     count = Counter(state for state, _ in found.values())
     summary = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
-    shared = set.intersection(*(set(cell) for cell in found)) if len(found) > 1 else set()
     lines = [f"{results}: {len(found)} cells: {summary}"]
-    for cell, (state, said) in found.items():
-        if state != "ok":
-            own = " ".join(o for o in cell if o not in shared) or " ".join(cell)
-            lines.append(f"  {state:<11} {own}" + (f": {said}" if said else ""))
-    left = [cell for cell, (state, _) in found.items() if state != "ok"]
-    if left:
-        lines += [_time(results, len(left), count["running"]), "what is left:"]
-        lines += [f"  {one.command}" for one in known if set(one.cells) & set(left)]
+    if left := {cell: told for cell, told in found.items() if told[0] != "ok"}:
+        time_left = _time(results, len(left), count["running"])
+        lines += [*_left(left, found), time_left, "what is left:", *_again(left, known)]
     return "\n".join(lines)
+
+
+def _left(left: Mapping[Overrides, tuple[str, str]], among: Iterable[Overrides]) -> Iterator[str]:
+    """A line for every cell, without the overrides that all have."""
+    several = [set(cell) for cell in among]
+    shared = set.intersection(*several) if len(several) > 1 else set()
+    for cell, (state, said) in left.items():
+        own = " ".join(o for o in cell if o not in shared) or " ".join(cell)
+        yield f"  {state:<11} {own}" + (f": {said}" if said else "")
+
+
+def _again(left: Collection[Overrides], known: Iterable[Sweep]) -> list[str]:
+    return [f"  {one.command}" for one in known if set(one.cells) & set(left)]
 
 
 def _time(results: Path, left: int, at_once: int) -> str:

@@ -81,8 +81,8 @@ ODD = [
 NEEDED = """study model dataset tuning init merge search protocol trainer paths names overrides
 seed diagnostics logger diagnostics.statistics names.init dataset.name dataset.tasks dataset.path
 model.path model.blocks model.heads model.name tuning.lr tuning.lora tuning.lora.blocks tuning.name
-protocol.name protocol.select paths.results paths.store merge._target_ merge.scaling dataset.tasks.cola.text
-dataset.tasks.cola.headline trainer.accelerator rank heads""".split()
+protocol.name protocol.select paths.results paths.store merge._target_ merge.scaling
+dataset.tasks.cola.text dataset.tasks.cola.headline trainer.accelerator rank heads""".split()
 
 
 def wrong(draw, options):

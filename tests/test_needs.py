@@ -46,13 +46,7 @@ def test_an_arm_has_its_own_learning_rate_and_the_setup_of_all(cell):
     assert needs.fine_tunes(alone) == needs.fine_tunes(osrm)  # the same adapters, found again
 
 
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        (["heads=nobody"], "heads=nobody is no file"),
-        (["+tuning.per_init={nobody: {}}"], "'nobody'"),
-    ],
-)
-def test_an_unknown_arm_is_named(cell, override, sentence):
-    with pytest.raises(ValueError, match=sentence):
+@pytest.mark.parametrize("override", ["heads=nobody", "+tuning.per_init={nobody: {}}"])
+def test_an_unknown_arm_is_named(cell, override):
+    with pytest.raises(ValueError, match=r"nobody.* is no file of conf/init"):
         cell("roberta", override)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,8 +23,10 @@ from osrm_exp.artifacts.start import Start, begin, network, rows_of
 from osrm_exp.artifacts.workshop import Workshop
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.spec import FineTune
+from osrm_exp.store import resume
 from osrm_exp.tasks import data
 from osrm_exp.training.callbacks import InitializeLora
+from osrm_exp.training.history import History
 from osrm_exp.training.module import LoraFineTuning
 
 
@@ -52,20 +56,25 @@ def _fit(
     spec: FineTune, module: LoraFineTuning, initialize: pl.Callback, folder: Path,
     workshop: Workshop,
 ) -> dict[str, Any]:  # fmt: skip
-    best = ModelCheckpoint(
-        folder / "best", "best", monitor="headline", mode="max", save_weights_only=True
-    )
+    left = resume(folder)  # by an earlier attempt, from which this one goes on
+    best = ModelCheckpoint(left, "best", monitor="headline", mode="max", save_weights_only=True)
+    last = ModelCheckpoint(left, "last", save_on_train_epoch_end=True)
+    history = History()
     trainer = pl.Trainer(
         accelerator=workshop.accelerator, devices=1, max_epochs=spec.tuning.epochs,
         gradient_clip_val=spec.tuning.clip, logger=workshop.logger or False,
-        callbacks=[initialize, best], num_sanity_val_steps=0, log_every_n_steps=10,
+        callbacks=[initialize, history, best, last], num_sanity_val_steps=0, log_every_n_steps=10,
         enable_model_summary=False, enable_progress_bar=workshop.progress,
+        plugins=[LightningEnvironment()],  # under Slurm too: nothing requeues behind our back
     )  # fmt: skip
     loader = data.TaskDataModule(
         rows_of(spec), batch_size=spec.tuning.batch_size, select=spec.select, seed=spec.seed
     )
     try:
-        trainer.fit(module, loader)
+        goes_on = left / "last.ckpt"
+        trainer.fit(
+            module, loader, ckpt_path=goes_on if goes_on.is_file() else None, weights_only=True
+        )
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     if trainer.interrupted:
@@ -73,15 +82,17 @@ def _fit(
     kept = torch.load(best.best_model_path, weights_only=True)
     if unknown := module.load_state_dict(kept["state_dict"], strict=False).unexpected_keys:
         raise RuntimeError(f"the best checkpoint holds unknown tensors: {unknown}")
-    Path(best.best_model_path).unlink()
-    Path(best.dirpath).rmdir()
-    score = float(best.best_model_score)
-    return {"headline": score, "epoch": kept["epoch"], "select": spec.select}
+    shutil.rmtree(left)
+    score = float(best.state_dict()["best_model_score"])
+    said = {"headline": score, "epoch": kept["epoch"], "select": spec.select}
+    return {**said, "epochs": history.epochs}
 
 
 def _save(spec: FineTune, module: LoraFineTuning, start: Start, folder: Path) -> None:
     net = module.net
-    net.peft_config["default"].base_model_name_or_path = spec.model.name
+    config: Any = net.peft_config["default"]
+    config.base_model_name_or_path = spec.model.name
+    config.init_lora_weights, config.corda_config = True, None  # how it began is no part of it
     net.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     if start.moved:

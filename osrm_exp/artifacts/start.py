@@ -6,8 +6,9 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import (
@@ -23,7 +24,9 @@ from torch import Tensor
 
 from osrm_exp.artifacts.statistic import owners, read_stacked, read_statistic
 from osrm_exp.artifacts.workshop import Workshop
+from osrm_exp.call import Call
 from osrm_exp.inits import row_norm
+from osrm_exp.lazy import Lazy
 from osrm_exp.lora import LowRank
 from osrm_exp.model import adapted_modules, load_backbone, load_tokenizer, transposed
 from osrm_exp.spec import FineTune
@@ -49,13 +52,14 @@ def network(spec: FineTune) -> PeftModel:
         auto=spec.task.kind.auto,
     )  # fmt: skip
     modules = adapted_modules(net, spec.model, lora.blocks, lora.r)
+    start: Any = init.peft  # one of PEFT's words, which PEFT checks
     if tuning.gradient_checkpointing:
         # the reentrant form gives LoRA under frozen embeddings a gradient of exactly zero
         net.gradient_checkpointing_enable({"use_reentrant": False})
     config = LoraConfig(
         task_type=spec.task.kind.task_type, target_modules=list(modules),
         modules_to_save=list(spec.model.heads), fan_in_fan_out=transposed(modules),
-        init_lora_weights=init.peft, **lora.model_dump(exclude={"blocks"}),
+        init_lora_weights=start, **lora.model_dump(exclude={"blocks"}),
     )  # fmt: skip
     if init.prepare:
         rows = rows_of(spec).batches("train", 1, init.prepare.samples)
@@ -69,10 +73,8 @@ def begin(spec: FineTune, net: PeftModel, layers: Layers, workshop: Workshop) ->
     if spec.intermediate:
         _continue(net, workshop.store.get(spec.intermediate, workshop))
     if spec.init.call and not spec.intermediate:
-        return Start(_drawn(spec, layers, workshop), moved)
-    return Start(
-        {n: one.lora_A["default"].weight.detach().clone() for n, one in layers.items()}, moved
-    )
+        return Start(_drawn(spec, spec.init.call, layers, workshop), moved)
+    return Start({name: _factors(layer)[0] for name, layer in layers.items()}, moved)
 
 
 def rows_of(spec: FineTune) -> data.TaskData:
@@ -82,31 +84,36 @@ def rows_of(spec: FineTune) -> data.TaskData:
     return data.load(spec.task, tokenizer, tuning.max_length)
 
 
-def _drawn(spec: FineTune, layers: Layers, workshop: Workshop) -> dict[str, Tensor]:
+def _drawn(spec: FineTune, call: Call, layers: Layers, workshop: Workshop) -> dict[str, Tensor]:
     """`A` by the init's function; modules whose statistics are the same (q and v) share one."""
-    folder = workshop.store.folder
-    own = {k: folder(one) for k, one in spec.own.items()}
-    others = {k: [folder(one) for one in statistics] for k, statistics in spec.others.items()}
-    paths = [*own.values(), *(path for of in others.values() for path in of)]
-    owner = [owners(path) for path in paths]
-    read = {k: read_statistic(path) for k, path in own.items()}
-    read |= {k: read_stacked(of) for k, of in others.items()}
+    read, owner = _statistics(spec, workshop)
+    keys = {name: _key(name, owner, spec.init.tied) for name in layers}
     found: dict[tuple[str, ...], Tensor] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for name, layer in layers.items():
-            key = _key(name, owner, spec.init.tied)
-            if key not in found:
-                tensors = {k: statistic[name] for k, statistic in read.items()}
-                A = spec.init.call(
-                    layer.in_features, spec.tuning.lora.r,
-                    generator=_generator(spec, key[0]), **tensors,
-                )  # fmt: skip
-                found[key] = row_norm(A, spec.init.row_norm)
+        for name, key in keys.items():
+            if key in found:
+                continue
+            tensors = {k: statistic[name] for k, statistic in read.items()}
+            width, generator = layers[name].in_features, _generator(spec, key[0])
+            A = call(width, spec.tuning.lora.r, generator=generator, **tensors)
+            found[key] = row_norm(A, spec.init.row_norm)
     if caught:
         said = caught[-1].message
         log.warning("%s, %d of %d inputs: %s", spec.task.name, len(caught), len(found), said)
-    return {name: found[_key(name, owner, spec.init.tied)].clone() for name in layers}
+    return {name: found[key].clone() for name, key in keys.items()}
+
+
+def _statistics(
+    spec: FineTune, workshop: Workshop
+) -> tuple[dict[str, Lazy[Tensor]], list[dict[str, str]]]:
+    """What the init's function takes, by keyword and module; who owns each module's statistics."""
+    folder = workshop.store.folder
+    own = {k: folder(one) for k, one in spec.own.items()}
+    others = {k: [folder(one) for one in statistics] for k, statistics in spec.others.items()}
+    read = {k: read_statistic(path) for k, path in own.items()}
+    read |= {k: read_stacked(paths) for k, paths in others.items()}
+    return read, [owners(path) for path in (*own.values(), *chain(*others.values()))]
 
 
 def _key(module: str, owner: Sequence[Mapping[str, str]], tied: bool) -> tuple[str, ...]:
@@ -131,6 +138,12 @@ def _continue(net: PeftModel, folder: Path) -> None:
     )
 
 
+def _factors(layer: LoraLayer) -> list[Tensor]:
+    """`A [rank, in]` and `B [out, rank]` as they stand."""
+    sides = (layer.lora_A["default"], layer.lora_B["default"])
+    return [side.get_parameter("weight").detach().clone() for side in sides]
+
+
 def _moved(layers: Layers) -> dict[str, LowRank]:
     """What an initialisation of PEFT's (pissa, olora) moved from the base weights into the factors.
 
@@ -139,7 +152,7 @@ def _moved(layers: Layers) -> dict[str, LowRank]:
     """
     found = {}
     for name, layer in layers.items():
-        A, B = (f["default"].weight.detach().clone() for f in (layer.lora_A, layer.lora_B))
+        A, B = _factors(layer)
         if (B @ A).norm() > 1e-4 * B.norm() * A.norm():
             found[name] = LowRank(A.float(), B.float() * layer.scaling["default"])
     return found

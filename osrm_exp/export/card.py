@@ -20,7 +20,10 @@ def card(
     """Markdown with the front matter of a model hub.
 
     Args:
-        rank, error: of a truncation that the export itself made, after the rows were measured.
+        cell: what was run.
+        rows: its rows.
+        rank: of a truncation that the export itself made, after the rows were measured.
+        error: of that truncation, relative.
         merged: the export is a checkpoint, not an adapter.
         task: whose head is part of the model, null for none.
     """
@@ -73,10 +76,7 @@ def _error(row: Mapping[str, Any]) -> str:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]], rank: int | None) -> str:
-    columns = ("task", "split", "metric", "value")
-    table = {name: [row[name] for row in rows] for name in columns}
-    table["value"] = [f"{r['value']:.4f}{'*' if r['degenerate'] else ''}" for r in rows]
-    table["metric"] = [f"**{r['metric']}**" if r["headline"] else r["metric"] for r in rows]
+    table = pd.DataFrame(map(_score, rows))
     said = "Each task with its own head; the headline metric in bold."
     if any(row["degenerate"] for row in rows):
         said += " *: the model answers the same for every row (a correlation then counts as 0)."
@@ -85,25 +85,30 @@ def _scores(rows: Sequence[Mapping[str, Any]], rank: int | None) -> str:
     return f"{said}\n\n{_table(table)}"
 
 
+def _score(row: Mapping[str, Any]) -> dict[str, str]:
+    metric = f"**{row['metric']}**" if row["headline"] else row["metric"]
+    value = f"{row['value']:.4f}{'*' if row['degenerate'] else ''}"
+    return {"task": row["task"], "split": row["split"], "metric": metric, "value": value}
+
+
 def _use(cell: Cell, merged: bool, task: str | None) -> str:
     """Python that loads the export from its folder, with a head."""
     shown = next((t for t in cell.tasks if t.name == task), cell.tasks[0])
     path = "." if merged else cell.model.path
+    imports = [f"from transformers import {shown.kind.auto}"]
     new = f", num_labels={shown.outputs}, ignore_mismatched_sizes=True"  # a head of another width
     if not merged:  # a checkpoint's config says it; a base model's may not
         new += f", pad_token_id={load_tokenizer(cell.model).pad_token_id}"
-    new = "" if merged and task else new
-    lines = [
-        "from peft import PeftModel" if not merged else "",
-        "from safetensors.torch import load_file" if not task else "",
-        f"from transformers import {shown.kind.auto}",
-        f"net = {shown.kind.auto}.from_pretrained({path!r}{new})",
-        f'net.load_state_dict(load_file("heads/{shown.name}.safetensors"), strict=False)'
-        if not task else "",
-        'net = PeftModel.from_pretrained(net, ".").eval()' if not merged else "",
-    ]  # fmt: skip
-    return "\n".join(line for line in lines if line).replace("\nnet =", "\n\nnet =", 1)
+    lines = [f"net = {shown.kind.auto}.from_pretrained({path!r}{'' if merged and task else new})"]
+    if not task:
+        imports.insert(0, "from safetensors.torch import load_file")
+        head = f'load_file("heads/{shown.name}.safetensors")'
+        lines.append(f"net.load_state_dict({head}, strict=False)")
+    if not merged:
+        imports.insert(0, "from peft import PeftModel")
+        lines.append('net = PeftModel.from_pretrained(net, ".").eval()')
+    return "\n".join([*imports, "", *lines])
 
 
-def _table(columns: Mapping[str, Sequence[Any]]) -> str:
+def _table(columns: Mapping[str, Sequence[Any]] | pd.DataFrame) -> str:
     return pd.DataFrame(columns).to_markdown(index=False, disable_numparse=True)

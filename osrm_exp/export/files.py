@@ -45,7 +45,10 @@ def export(
     Every task's head lies in `heads/<task>.safetensors`, and a card in `README.md`.
 
     Args:
-        rows: what `pipeline.run` returned for the cell; they hold the settings that a search chose.
+        cell: what was run.
+        rows: those of the cell; they hold the settings that a search chose.
+        out: a folder that does not exist yet.
+        workshop: at the store of the run.
         rank: truncates every module; a dense result needs it to become an adapter.
         merged: a checkpoint of base weights plus deltas in place of an adapter.
         task: whose head goes into the model itself, so that it needs no other file.
@@ -54,44 +57,46 @@ def export(
         ValueError: a result that does not fit the form asked for, an adapter that is not in the
             store, a task that is not in the cell, a folder that exists.
     """
-    out = Path(out)
-    if out.exists():
-        raise ValueError(f"{out} exists already: name a folder that does not")
-    if rank is not None and rank < 1:
-        raise ValueError(f"--rank {rank}: a rank is 1 or more")
-    names = [t.name for t in cell.tasks]
-    if task is not None and task not in names:
-        raise ValueError(f"--task {task} is not in this cell; it has: {', '.join(names)}")
+    out, names = Path(out), [t.name for t in cell.tasks]
+    _check_wishes(out, rank, task, names)
     adapters = adapters_of(cell, workshop)
-    bench = Bench(cell, adapters, workshop)
-    merge = cell.merge.with_(**rows[0]["settings"])
-    result = Result(merge(bench.updates, **bench.statistics()), cell.rank)
+    result = repeated(cell, rows, adapters, workshop)
     if rank is not None:
         result = Result(dict(result), rank)
-    chosen = names.index(task) if task else None
+    heads = dict(zip(names, zip(cell.tasks, adapters)))
     scratch = out.with_name(f".{out.name}.scratch")
     shutil.rmtree(scratch, ignore_errors=True)
     (scratch / "heads").mkdir(parents=True)
     try:
         write = write_checkpoint if merged else write_lora
-        head = None if chosen is None else (cell.tasks[chosen], adapters[chosen])
-        write(scratch, result, cell, head)
+        write(scratch, result, cell, heads[task] if task else None)
         for name, adapter in zip(names, adapters):
             save_file(adapter.heads, scratch / "heads" / f"{name}.safetensors")
-        (scratch / "README.md").write_text(
-            card(
-                cell,
-                rows,
-                rank=rank,
-                error=result.error if rank else None,
-                merged=merged,
-                task=task,
-            )
-        )
+        error = None if rank is None else result.error  # known once the result is written
+        said = card(cell, rows, rank=rank, error=error, merged=merged, task=task)
+        (scratch / "README.md").write_text(said)
         scratch.rename(out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return out
+
+
+def _check_wishes(out: Path, rank: int | None, task: str | None, names: Sequence[str]) -> None:
+    if out.exists():
+        raise ValueError(f"{out} exists already: name a folder that does not")
+    if rank is not None and rank < 1:
+        raise ValueError(f"--rank {rank}: a rank is 1 or more")
+    if task is not None and task not in names:
+        raise ValueError(f"--task {task} is not in this cell; it has: {', '.join(names)}")
+
+
+def repeated(
+    cell: Cell, rows: Sequence[Row], adapters: Sequence[Adapter], workshop: Workshop
+) -> Result:
+    """A cell's merge once more, at the settings that its rows name."""
+    bench = Bench(cell, adapters, workshop)
+    merge = cell.merge.with_(**rows[0]["settings"])
+    return Result(merge(bench.updates, **bench.statistics()), cell.rank)
 
 
 def adapters_of(cell: Cell, workshop: Workshop) -> list[Adapter]:
@@ -157,14 +162,14 @@ def write_checkpoint(folder: Path, merged: Result, cell: Cell, head: Head) -> No
         state |= adapter.heads
         if task.labels:
             net.config.id2label = dict(enumerate(task.labels))
-            net.config.label2id = {label: i for i, label in enumerate(task.labels)}
+            net.config.label2id = dict(zip(task.labels, range(len(task.labels))))
     else:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
     net.save_pretrained(folder, state_dict=state)
     load_tokenizer(cell.model, tuning.truncation_side).save_pretrained(folder)
 
 
-def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, list[Row], Workshop]:
+def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, Sequence[Row], Workshop]:
     """The cell that wrote a file of rows, its rows, and a workshop at its store.
 
     Raises:

@@ -161,7 +161,7 @@ def _sum(weight: Tensor, delta: Tensor, transposed: bool, name: str) -> Tensor:
     return weight.to(torch.promote_types(weight.dtype, torch.float32)) + delta.to(weight.device)
 
 
-def _module(net: PreTrainedModel, name: str) -> nn.Module:
+def _module(net: PreTrainedModel, name: str) -> nn.Linear | Conv1D:
     """The module that adapters call `name`; a headless model lacks its prefix, or has it more."""
     prefix, modules = net.base_model_prefix, dict(net.named_modules())
     for known in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):

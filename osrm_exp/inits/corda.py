@@ -23,6 +23,9 @@ def corda(
     Yang et al., 2024, arXiv 2406.05223.
 
     Args:
+        net: in eval mode; PEFT leaves its findings in the modules.
+        config: its `corda_config` is set.
+        rows: batches of one row.
         method: `ipm`, the largest directions, as for instruction tuning; `kpm`, the smallest.
     """
     config.corda_config = CordaConfig(corda_method=method)

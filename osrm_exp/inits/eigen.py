@@ -29,6 +29,7 @@ def smallest(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Args:
         matrix: `[n, n]`, symmetric positive semi-definite up to rounding.
+        count: at most n.
     """
     G = matrix.double()
     factor, shift = (None, 0.0) if _is_small(G, count) else _cholesky(G, rounding(matrix))

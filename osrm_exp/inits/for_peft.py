@@ -51,6 +51,7 @@ def get_osrm_state_dict(
         seed: of a random tie break.
         prepare_model_inputs_fn: turns what a loader yields into the model's keyword arguments.
         adapter_name: whose modules and ranks (`rank_pattern` included) count.
+        show_progress_bar: over the batches of all loaders.
 
     Returns:
         `{module: A}`, named as in the base model.

@@ -56,6 +56,9 @@ def osrm(
     within the null space is a minimum, and `tie_break` takes one.
 
     Args:
+        width: `in` of the module.
+        rank: rows of A.
+        generator: draws for `random`.
         others: `[task - 1, in, in]`, grams of the other tasks.
         tie_break: `own_energy`, most energy of the own task; `random`, from the generator;
             `lapack_last`, whatever the solver returns.
@@ -99,6 +102,9 @@ def osrm_released(width: int, rank: int, /, *, generator: Generator, others: Ten
     SVD. On a CPU they are nearly the last coordinate axes, nearly the same for all tasks.
 
     Args:
+        width: `in` of the module.
+        rank: rows of A.
+        generator: unused.
         others: `[task - 1, in]`, mean features.
     """
     _check_rank(width, rank)
@@ -123,8 +129,12 @@ def osrm_own(
     the null space, where OSRM's objective is indifferent.
 
     Args:
+        width: `in` of the module.
+        rank: rows of A.
+        generator: unused.
         own: `[in, in]`, gram of the task itself.
         others: `[task - 1, in, in]`, grams of the other tasks.
+        energy: share of the others' trace that may be given up, from 0 to 1.
     """
     _check_rank(width, rank)
     gram = others.double().mean(0)
@@ -151,8 +161,12 @@ def contrastive(
     `energy=0`; as it grows, the own task's leading directions (`own_largest`).
 
     Args:
+        width: `in` of the module.
+        rank: rows of A.
+        generator: unused.
         own: `[in, in]`, gram of the task itself.
         others: `[task - 1, in, in]`, grams of the other tasks.
+        ridge: relative to the mean of the others' diagonal.
 
     Raises:
         ValueError: `ridge` is not positive, or `rank` above `width`.
@@ -203,6 +217,7 @@ def row_norm(A: Tensor, norm: float | str | None) -> Tensor:
     """`A [rank, in]` with every row rescaled to one norm, a confound of any comparison of inits.
 
     Args:
+        A: `[rank, in]`.
         norm: a number; `gaussian`, `sqrt(in) / rank`; `kaiming`, `1 / sqrt(3)`: the root mean
             square norms of those two inits; None changes nothing.
     """

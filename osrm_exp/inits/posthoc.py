@@ -40,6 +40,9 @@ def project_adapter(
     """`project` for a PEFT folder, written to another; returns the kept energy by module.
 
     Args:
+        source: a PEFT folder.
+        target: where the projected one goes.
+        osrm_state_dict: `A [rank, in]` by module, as `get_osrm_state_dict` gives it.
         faithful: do as the released code does. It forgets that PEFT multiplies the new factors by
             `alpha / rank` again, so that the delta comes back twice as large at the paper's 16 / 8,
             and it loses the trained heads. False keeps scale and heads.

@@ -19,9 +19,9 @@ from osrm_exp.lora.linalg import basis as basis
 from osrm_exp.lora.linalg import frame as frame
 from osrm_exp.lora.linalg import qr as qr
 from osrm_exp.lora.linalg import svd as svd
-from osrm_exp.lora.low_rank import Cores as Cores
 from osrm_exp.lora.low_rank import Lost as Lost
 from osrm_exp.lora.low_rank import LowRank as LowRank
-from osrm_exp.lora.low_rank import cores as cores
 from osrm_exp.lora.low_rank import stack as stack
 from osrm_exp.lora.result import Result as Result
+from osrm_exp.lora.small import Cores as Cores
+from osrm_exp.lora.small import cores as cores

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,7 +134,7 @@ class LowRank:
         together = self.evened().total()
         (U, left), (V, right) = frame(together.B), frame(together.A.mT)
         tasks = [LowRank(right[:, block].mT, left[:, block]) for block in self.blocks]
-        return tasks, lambda core: Cores(U, core, V).lift(core).to(self.dtype)
+        return tasks, lambda core: lifted(U, core, V).to(self.dtype)
 
     def evened(self) -> LowRank:
         """The same deltas, with A and B split as in the other tasks where they are far from it.
@@ -221,46 +220,16 @@ def stack(updates: Sequence[LowRank]) -> LowRank:
     return LowRank(torch.stack(A), torch.stack(B), ranks, together(lost))
 
 
+def lifted(U: Tensor, core: Tensor, V: Tensor) -> LowRank:
+    """`U @ core @ V.T` for a core `[*, p, q]`, an update of rank `min(p, q)`."""
+    if core.shape[-2] <= core.shape[-1]:
+        return LowRank(core @ V.mT, U.expand(*core.shape[:-2], *U.shape))
+    return LowRank(V.mT.expand(*core.shape[:-2], *V.mT.shape), U @ core)
+
+
 def together(lost: Sequence[Lost]) -> Lost | None:
     """What several truncations lost, None where there was none."""
     if not lost:
         return None
     part, whole = (sum(norm**2 for norm in norms) ** 0.5 for norms in zip(*lost))
     return part, whole
-
-
-class Cores(NamedTuple):
-    """Coordinates in which every task's delta is a small matrix: `delta_t = U @ core_t @ V.T`."""
-
-    U: Tensor  # [out, p], orthonormal columns
-    core: Tensor  # [task, p, q]
-    V: Tensor  # [in, q], orthonormal columns
-
-    def lift(self, core: Tensor) -> LowRank:
-        """A merged core `[*, p, q]` back as an update of rank `min(p, q)`."""
-        if core.shape[-2] <= core.shape[-1]:
-            return LowRank(core @ self.V.mT, self.U.expand(*core.shape[:-2], *self.U.shape))
-        return LowRank(self.V.mT.expand(*core.shape[:-2], *self.V.mT.shape), self.U @ core)
-
-
-def cores(updates: LowRank, cut: float = RANK_CUT) -> Cores:
-    """Exact cores of a stack in the singular bases of its stacked factors, float64.
-
-    The bases are cut at the numerical rank, so that adapters that share or overlap in A or B (one
-    frozen A, duplicates, an untrained B) leave no null direction in the core. Which directions
-    there are depends on the deltas alone; the bases are those of the factors as they were trained.
-    """
-    even, together = updates.evened(), updates.total()
-    (U, left), (V, right) = frame(together.B, cut), frame(together.A.mT, cut)
-    if even is not updates:
-        U, left = _turned(frame(even.total().B, cut)[0], together.B)
-        V, right = _turned(frame(even.total().A.mT, cut)[0], together.A.mT)
-    core = [left[:, block] @ right[:, block].mT for block in updates.blocks]
-    return Cores(U, torch.stack(core), V)
-
-
-def _turned(U: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """The singular vectors of `columns` that span what U does, and the coordinates in them."""
-    inner = U.mT @ columns.double()
-    P = torch.linalg.svd(inner, full_matrices=False).U
-    return U @ P, P.mT @ inner

@@ -61,7 +61,7 @@ def _merge(
     bases = {read_fields(located(adapter)).base for adapter in adapters}
     if base is None and len(bases) == 1:
         config["base_model_name_or_path"] = bases.pop()
-    settings = OmegaConf.to_container(OmegaConf.from_dotlist(options), resolve=True)
+    settings: Any = OmegaConf.to_container(OmegaConf.from_dotlist(options), resolve=True)
     return save(merge(method, adapters, **settings), out, base=base, rank=rank, **config)
 
 

@@ -33,8 +33,6 @@ def merge(
     Raises:
         ValueError: an unknown method or hyperparameter, a missing statistic, unfit adapters.
     """
-    if isinstance(adapters, (str, Path, Mapping)):
-        raise ValueError(f"adapters is one {type(adapters).__name__}: give a list of adapters")
     method = configured(name)
     statistics = {k: options.pop(k) for k in method.statistics if k in options}
     if missing := [k for k in method.statistics if k not in statistics]:
@@ -44,16 +42,22 @@ def merge(
         )
     method = method.with_(**options)
     method.check()
+    updates = _stacked(adapters)
+    for keyword, values in statistics.items():
+        if isinstance(values, Mapping) and (absent := sorted(updates.keys() - values.keys())):
+            raise ValueError(f"{keyword} has no entry for the module {absent[0]}")
+    return method(updates, **statistics)
+
+
+def _stacked(adapters: Sequence[Path | str | Mapping[str, LowRank]]) -> dict[str, LowRank]:
+    if isinstance(adapters, (str, Path, Mapping)):
+        raise ValueError(f"adapters is one {type(adapters).__name__}: give a list of adapters")
     given = [Adapter(dict(a), {}) if isinstance(a, Mapping) else read_adapter(a) for a in adapters]
     names = [
         f"adapter {i}" if isinstance(a, Mapping) else str(a) for i, a in enumerate(adapters, 1)
     ]
     warn_of_bases({name: adapter.base for name, adapter in zip(names, given)})
-    updates = stacked([adapter.updates for adapter in given], names)
-    for keyword, values in statistics.items():
-        if isinstance(values, Mapping) and (absent := [m for m in updates if m not in values]):
-            raise ValueError(f"{keyword} has no entry for the module {absent[0]}")
-    return method(updates, **statistics)
+    return stacked([adapter.updates for adapter in given], names)
 
 
 def configured(name: str) -> Merge:

@@ -34,11 +34,13 @@ def fisher(
     Matena & Raffel, NeurIPS 2022, arXiv 2111.09832. Entries that no task weighs get the mean.
 
     Args:
+        updates: a stack a module.
         fisher: `[task, out, in]` a module, diagonal Fisher of the adapted weights `W0 + delta_t`.
         weights: `c`, one a task, null for equal; only their ratios matter.
         normalize: divides a task's Fisher by its norm over all modules, taken before the floor.
-        floor: least Fisher of an entry, by `flooring`: the larger of the two for `all` tasks or for
-            the `first` alone, or `add`ed to every Fisher and to the norm as MergeLM does.
+        floor: least Fisher of an entry.
+        flooring: how it is put in: the larger of the two for `all` tasks or for the `first` alone,
+            or `add`ed to every Fisher and to the norm as MergeLM does.
     """
     if flooring not in ("all", "first", "add"):
         raise ValueError(f"flooring is {flooring!r}: expected all, first or add")
@@ -89,6 +91,7 @@ def mats(
     Raffel, TMLR 2024, arXiv 2312.04339.
 
     Args:
+        updates: a stack a module.
         gram: `[task, in, in]` a module, `G`, the second moment of its inputs.
         output_gram: `[task, out, out]` a module, `O`, that of its outputs' gradients.
         scaling: the start is task arithmetic with this coefficient.

@@ -30,9 +30,11 @@ def do_merging(
     deltas alone.
 
     Args:
+        updates: a stack a module.
         gamma: weight of staying near the trained factors while they are pulled apart.
         steps: of gradient descent, 0 leaves the factors as they are.
         lr: step size relative to the largest that is sure to descend, in (0, 1].
+        scaling: of the formula: `T^2` times the paper's coefficient.
     """
     merged = {}
     for module, stack in updates.items():

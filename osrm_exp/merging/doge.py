@@ -37,8 +37,13 @@ def doge_ta(
     is kept out of the shared space but Adam rescales its entries, so D is not (`doge_ta_sgd`).
 
     Args:
+        updates: a stack a module.
+        eta: the size that every task's delta is given.
+        density: share of a task's entries that is kept, in (0, 1].
         subspace: the shared space has `min(out, in) / subspace` directions, fewer where the tasks'
             leading left vectors have a smaller numerical rank (the port fills up with null ones).
+        iterations: steps of Adam.
+        lr: its step size.
     """
     return _doge(updates, eta, density, subspace, partial(adam, iterations=iterations, lr=lr))
 

@@ -68,8 +68,15 @@ def della(
     its row, from `density - epsilon` to `density + epsilon`.
 
     Args:
+        stacks: `[task, m, n]` by module, in the space's coordinates.
+        density: mean share of entries that is kept, in (0, 1].
+        epsilon: half the range of keep probabilities.
         rescale: a kept entry is divided by its probability (`inverse`, the authors' code), or the
             module is brought back to its L1 norm (`l1`, mergekit).
+        weights: one a task, null for 1 each.
+        normalize: divides by the sum of the weights that agree.
+        scaling: factor of the result.
+        seed: of the draws.
     """
     if not 0 < density - epsilon <= density + epsilon <= 1:
         raise ValueError(f"density {density} +- epsilon {epsilon} must lie in (0, 1]")

@@ -30,10 +30,14 @@ def ties(
     space `knots` this is KnOTS-TIES, in `core` the TIES of Core Space.
 
     Args:
+        stacks: `[task, m, n]` by module, in the space's coordinates.
+        density: share of a task's entries that is kept, in (0, 1].
         granularity: whether thresholds and the majority sign are found over all modules (`global`)
             or in each (`tensor`).
-        counting, total_parameters: see `trim_threshold`.
+        counting: how many entries that is, see `trim_threshold`.
+        total_parameters: see `trim_threshold`.
         merge: what becomes of agreeing entries, their `mean` or their `sum`.
+        scaling: factor of the result.
     """
     return ties_of(
         streams(stacks), density, granularity, counting, total_parameters, merge, scaling

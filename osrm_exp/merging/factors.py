@@ -58,7 +58,9 @@ def peft_linear(
     """`(sum_t sqrt(w_t s_t) B_t) (sum_t sqrt(w_t s_t) A_t)`; a negative weight's sign goes to A.
 
     Args:
+        updates: a stack a module.
         weights: one a task, null for 1 each. `T` equal adapters give `T^2` times one of them.
+        scaling: factor of the result.
         lora_scaling: the tasks' LoRA scalings `s`, all of which are folded into B; null where they
             are equal, since a common one changes nothing.
 
@@ -94,9 +96,8 @@ def peft_ties(
 ) -> Mapping[str, Update]:
     """TIES on the As and, separately, on the Bs. The signs are elected without weights.
 
-    Args:
-        majority_sign: what elects an entry's sign, the `total` of its values or the `frequency` of
-            its signs; a draw is a plus.
+    What elects an entry's `majority_sign` is the `total` of its values or the `frequency` of its
+    signs; a draw is a plus.
     """
     mean = partial(_disjoint_mean, majority_sign=majority_sign)
     rule = _pruned(mean, partial(_largest, density=density))

@@ -13,6 +13,7 @@ from typing import Any
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from torch import Tensor
 
 from osrm_exp.adapter import lora_config, padded
 from osrm_exp.adapter_config import checked
@@ -35,10 +36,12 @@ def add_merged_adapter(
     Heads (`modules_to_save`) belong to their tasks: the new adapter has none.
 
     Args:
+        model: with all these adapters loaded.
         adapters: names of adapters of the model.
         adapter_name: of the new one.
         method: as in `merge`, which also explains `options`.
         rank: truncates every module; a dense result needs it.
+        **options: of the method.
 
     Raises:
         ValueError: an unknown adapter, a name that is taken, and whatever `merge` refuses.
@@ -54,9 +57,9 @@ def add_merged_adapter(
         adapter_name, lora_config(factors, **{field: getattr(first, field) for field in kept})
     )
     for name, update in factors.items():
-        layer = model.get_base_model().get_submodule(name)
-        for side, factor in zip((layer.lora_A, layer.lora_B), padded(update)):
-            side[adapter_name].weight.data.copy_(factor)
+        for side, factor in zip(("lora_A", "lora_B"), padded(update)):
+            key = f"{name}.{side}.{adapter_name}.weight"
+            model.get_base_model().get_parameter(key).data.copy_(factor)
     for p in model.parameters():  # up to 0.19, PEFT freezes the active adapter too
         p.requires_grad_(p in trained)
 
@@ -74,11 +77,18 @@ def updates_of(model: PeftModel, adapter_name: str) -> dict[str, LowRank]:
     updates = {}
     for name, layer in model.get_base_model().named_modules():
         if isinstance(layer, LoraLayer) and adapter_name in layer.scaling:
-            if adapter_name not in layer.lora_A or layer.lora_A[adapter_name].weight.dim() != 2:
+            factors = _factors(layer, adapter_name)
+            if [factor.dim() for factor in factors] != [2, 2]:
                 raise ValueError(
                     f"the adapter {adapter_name} adapts {name}, which is not linear: only linear "
                     "modules can be merged"
                 )
-            A, B = (side[adapter_name].weight.detach() for side in (layer.lora_A, layer.lora_B))
+            A, B = factors
             updates[name] = LowRank(A.float(), B.float() * layer.scaling[adapter_name])
     return updates
+
+
+def _factors(layer: LoraLayer, adapter_name: str) -> list[Tensor]:
+    """`A` and `B` as they stand; an embedding keeps its own elsewhere and has none."""
+    sides = [s[adapter_name] for s in (layer.lora_A, layer.lora_B) if adapter_name in s]
+    return [side.get_parameter("weight").detach() for side in sides]

@@ -61,6 +61,7 @@ def karcher(
     the mean norm only. Directions that cancel have no centre: the result is zero.
 
     Args:
+        updates: a stack a module.
         max_iter: steps of the fixed-point iteration, which starts at the normalised mean.
         tol: stops when a step, in radians, is shorter.
         weights: one a task, null for equal; only their ratios matter.
@@ -108,6 +109,7 @@ def model_stock(
     al., ECCV 2024, with mergekit's mean over pairs for more than two models.
 
     Args:
+        updates: a stack a module.
         filter_wise: one cosine a row of the delta (an output unit) in place of one a module.
         clamp: cosines below 0 count as 0, else tasks that oppose each other turn the mean around.
     """

@@ -27,11 +27,13 @@ def lora_lego(
     units are canonical and in an order of their own, so that permuted tasks give the same result.
 
     Args:
+        updates: a stack a module.
         k: rank of the result, null for the mean rank of the adapters that have the module.
         features: what is clustered, `unit` vectors a and b side by side, or `raw` ones.
         r_ref: the output is scaled by `sqrt(r / rank of the result)`, r being the rank of a
             `single` adapter (their mean) or the `total` of all.
         eps: added to a centroid's size before it divides.
+        seed: of the clustering.
     """
     if features not in ("unit", "raw"):
         raise ValueError(f"features is {features!r}: expected unit or raw")

@@ -18,6 +18,7 @@ def emr(stacks: Stacks, *, rescaler: str) -> Merged:
     `lambda_t * mask_t * unified`.
 
     Args:
+        stacks: `[task, m, n]` by module, in the space's coordinates.
         rescaler: `lambda_t` is a ratio of L1 norms over all entries (`global`, the paper), or of
             sums of the modules' means (`per_tensor_mean`, the code behind the published numbers).
     """

@@ -22,6 +22,7 @@ def opcm(stacks: Stacks, *, alpha: float, seed: int | None) -> Merged:
     diagonal beyond W's rank too, in an arbitrary basis (`opcm_dense`); here it ends at the rank.
 
     Args:
+        stacks: `[task, m, n]` by module, in the space's coordinates.
         alpha: share of the sum of singular values, in [0, 1).
         seed: shuffles the tasks, null keeps their order. The order changes the result.
 
@@ -41,20 +42,28 @@ def in_turn(
         raise ValueError(f"alpha is {alpha}: expected a share of the spectrum in [0, 1)")
     deltas = {module: trained_only(dense(each), cut) for module, each in tasks.items()}
     norms = sum(delta.flatten(1).norm(dim=1) ** 2 for delta in deltas.values()).sqrt()
-    order = list(range(len(norms)))
-    if seed is not None:
-        order = torch.randperm(len(norms), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = _order(len(norms), seed)
     merged, shrunk = {module: delta[order[0]] for module, delta in deltas.items()}, 1.0
     for step, task in enumerate(order[1:], start=2):
         merged = {
             module: shrunk * W + undisturbing(deltas[module][task], W, alpha, cut)
             for module, W in merged.items()
         }
-        norm = sum(W.norm() ** 2 for W in merged.values()).sqrt().item()
-        mean = norms[order[:step]].mean().item()
-        shrunk = norm / mean if norm and mean else 1.0  # all tasks so far were zero
+        shrunk = _excess(merged, norms[order[:step]].mean().item())
         merged = {module: W / shrunk for module, W in merged.items()}
     return merged
+
+
+def _order(tasks: int, seed: int | None) -> list[int]:
+    if seed is None:
+        return list(range(tasks))
+    return torch.randperm(tasks, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def _excess(merged: Mapping[str, Tensor], mean: float) -> float:
+    """How many times the mean norm of the tasks so far the merge has."""
+    norm = sum(W.norm() ** 2 for W in merged.values()).sqrt().item()
+    return norm / mean if norm and mean else 1.0  # all tasks so far were zero
 
 
 def trained_only(deltas: Tensor, cut: float) -> Tensor:

@@ -32,6 +32,7 @@ def regmean(
     the right factors change, so no `[out, in]` matrix is formed. Jin et al., ICLR 2023.
 
     Args:
+        updates: a stack a module.
         gram: `[task, in, in]` a module, the second moment of its inputs on each task's data.
         off_diagonal: factor of the off-diagonal entries of every gram, 1 leaves them.
         ridge: what is added to each gram's diagonal, relative to the mean diagonal. It enters every
@@ -107,7 +108,7 @@ def regmean_pp(
     if unknown := within - set(updates):
         raise ValueError(f"no adapter has the modules {sorted(unknown)} of the blocks")
     merged: dict[str, Update] = {}
-    for module in (m for m in updates if m not in within):
+    for module in updates.keys() - within:
         shares = updates[module].A.new_tensor(ratio_weights(weights, len(updates[module])))
         merged[module] = combine(updates[module], shares / shares.sum())
     for block in gram_after.blocks:
@@ -125,8 +126,10 @@ def lm_cocktail(
     Xiao et al., ACL Findings 2024, arXiv 2311.13534.
 
     Args:
+        updates: a stack a module.
         losses: each expert's mean loss on a few examples of what the merge is for, one a task; one
             more at the end is the base model's, which takes its share of the weight, no more.
+        temperature: above 0; the lower, the more the best expert has to say.
     """
     given = torch.as_tensor(losses, dtype=torch.float64)
     if not given.isfinite().all():

@@ -20,6 +20,7 @@ def smile(
     al., 2024, arXiv 2408.10174; fusion_bench `SmileLinear`.
 
     Args:
+        updates: a stack a module.
         rank: of an expert, which is truncated to it; null keeps the adapter as it is.
         gate_rank: leading input singular vectors `V_t` of a task that its score is measured in.
         top_k: experts that answer an input.

@@ -93,8 +93,10 @@ def tsv(stacks: Stacks, *, components: int | None, isotropic: bool, scaling: flo
     arXiv 2412.00081, alg. 1, limited to the tasks' ranks.
 
     Args:
+        stacks: `[task, m, n]` by module, in the space's coordinates.
         components: leading triplets of every task, null for all up to its numerical rank.
         isotropic: the result's singular values become their mean (TSV + Iso of Core Space).
+        scaling: factor of the result.
     """
 
     def rule(tasks: Sequence[LowRank | Dense]) -> Tensor:

@@ -44,7 +44,13 @@ def breadcrumbs(
     which keeps nothing where `gamma n < 1` while this function then drops no outlier.
 
     Args:
+        stacks: `[task, m, n]` by module, in the space's coordinates.
+        density: share of a task's entries that is kept, in (0, 1].
+        gamma: share of the largest entries that is dropped.
         elect: keep only entries that agree with the sign of the weighted sum (`breadcrumbs_ties`).
+        weights: one a task, null for 1 each.
+        normalize: divides by the sum of the weights that went in.
+        scaling: factor of the result.
     """
     parts = streams(stacks)
     limits = per_group(parts, "tensor", lambda group: _crumbs(group, density, gamma))
@@ -80,7 +86,11 @@ def peft_dense_ties(
     them, divided by the number of tasks that agree.
 
     Args:
+        stacks: `[task, m, n]` by module, in the space's coordinates.
+        density: share of a task's entries that is kept.
         majority_sign: what elects, the `total` of the trimmed values or the `frequency` of signs.
+        weights: one a task, null for 1 each.
+        scaling: factor of the result.
     """
     if majority_sign not in ("total", "frequency"):
         raise ValueError(f"majority_sign {majority_sign!r} is unknown: choose total or frequency")

@@ -17,6 +17,7 @@ SPECIAL = {
     "*": r"$\ast$", "†": r"$\dagger$", "‡": r"$\ddagger$", "§": r"\S{}", "¶": r"\P{}",
 }  # fmt: skip
 OF_MERGE = ["space", "tuned on", "output"]
+KINDS = {"seeds": "r"}  # of columns; others stand to the left
 
 
 def escape(value: object) -> str:
@@ -42,7 +43,7 @@ def latex(table: pd.DataFrame, text: pd.DataFrame, foot: str, name: str) -> str:
     said = [c for c in OF_MERGE if (text.groupby("merge")[c].nunique() <= 1).all()]
     text = text.drop(columns=said)
     numbers, bold = score_columns(table, text), best(table)
-    kinds = "".join("r@{}l" if c in numbers else "r" if c == "seeds" else "l" for c in text)
+    kinds = "".join("r@{}l" if c in numbers else KINDS.get(c, "l") for c in text)
     heads = [_head(c, c in numbers) for c in text]
     columns = [
         map(_score, table[c], bold[c]) if c in numbers else map(escape, text[c]) for c in text

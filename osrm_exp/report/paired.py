@@ -94,6 +94,8 @@ def paired(
     """The mean difference of every comparison, with one line a unit that is taken as drawn.
 
     Args:
+        rows: of all cells, as `read_rows` gives them.
+        baseline: the init that the others are compared with.
         delta: arms that differ by less, in points, count as equivalent.
         predictions: of the cells, from `read_predictions`; with them rows are redrawn too.
 

@@ -79,14 +79,18 @@ def _intervals(table: pd.DataFrame, baseline: str, delta: float) -> str:
 
 def _markdown(table: pd.DataFrame, baseline: str) -> str:
     """Without the columns that tell no lines apart."""
-    alike = [c for c in ALIKE if c != "merge" and (table.groupby("merge")[c].nunique() == 1).all()]
-    if table.setup.nunique() > 1:
-        alike = [c for c in alike if c != "setup"]
-    table = table.drop(columns=alike).rename(columns={"init": f"init − {baseline}"})
+    table = table.drop(columns=_alike(table)).rename(columns={"init": f"init − {baseline}"})
     table = table.map(lambda v: str(v).replace("|", "\\|"))
     align = ["left" if c in ("merge", "space", "heads", "settings", "setup") or "init" in c else
              "right" for c in table]  # fmt: skip
     return table.to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+def _alike(table: pd.DataFrame) -> list[str]:
+    """The columns that say one thing of every merge."""
+    kept = {"merge"} if table.setup.nunique() == 1 else {"merge", "setup"}
+    values = table.groupby("merge")[[c for c in ALIKE if c not in kept]].nunique()
+    return [c for c in values if (values[c] == 1).all()]
 
 
 def _signed(points: float) -> str:

@@ -27,14 +27,21 @@ def shown(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         for merge, chosen, all_of_them in zip(table["merge"], table.chosen, table.settings)
     ]
     notes = [f"{key}: {table[key].iloc[0]}" for key in SETUP if table[key].nunique() == 1]
-    hide = {*HIDDEN, *(key for key in SETUP if table[key].nunique() == 1)}
-    hide |= {"heads"} if (table["heads"] == "own").all() else set()
-    hide |= {"seeds"} if (table.seeds == 1).all() else set()
-    hide |= {"recovered"} if table.recovered.str[0].isna().all() else set()
-    text = table.assign(settings=settings).drop(columns=list(hide))
+    text = table.assign(settings=settings).drop(columns=_hidden(table))
     for column in score_columns(table, text):
         text[column] = text[column].map(cell)
     return text, notes
+
+
+def _hidden(table: pd.DataFrame) -> list[str]:
+    """The columns that say nothing of one line."""
+    silent = {
+        **{key: table[key].nunique() == 1 for key in SETUP},
+        "heads": (table["heads"] == "own").all(),
+        "seeds": (table.seeds == 1).all(),
+        "recovered": table.recovered.str[0].isna().all(),
+    }
+    return [*HIDDEN, *(column for column, hides in silent.items() if hides)]
 
 
 def _telling(lines: pd.DataFrame) -> bool:

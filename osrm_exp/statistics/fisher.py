@@ -41,12 +41,13 @@ def fisher(
     examples, together = 0, mode == "mergelm"
     for batch, layouts in with_layouts(model, modules, batches):
         examples += size(batch)
-        for part in [batch] if together or not _mixed(layouts) else _one_by_one(batch):
+        alone = _mixed(layouts) and not together
+        for part in _one_by_one(batch) if alone else [batch]:
             samples = 1 if together else size(part)
             for found in gradients(model, part, modules, mode):
                 for name, pairs in found.items():
                     square = _squared_weight_gradient(pairs, layouts[name], samples).cpu()
-                    sums[name] = sums[name].add_(square) if name in sums else square
+                    sums.setdefault(name, torch.zeros_like(square)).add_(square)
     check_reached(modules, dict.fromkeys(sums, True))
     return {name: reduced(sums[name], examples, model).float() for name in modules}
 
@@ -107,6 +108,8 @@ def _squared_weight_gradient(
 
     Args:
         pairs: a module's output gradients `[*, out]` and inputs `[*, in]`, one pair a call.
+        layouts: what orders each call's rows by sample, None where they are not data.
+        samples: of the batch; 1 adds them all up.
     """
     parts = [
         ((layout or outside)(g, samples).float(), (layout or outside)(x, samples).float())

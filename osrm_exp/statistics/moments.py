@@ -5,9 +5,10 @@ mode (forward hooks that add updates may be applied), `batches` yields dicts of 
 device, `modules` names linear modules within it. All modules are served by one pass.
 
 Every result is normalised by its number of rows, so that a plain mean over tasks weighs tasks
-equally however much text they have. Accumulators live on the CPU: one `[in, in]` float64 matrix
-for every *distinct* input for `gram` (134 MB at width 4096). What does not fit is collected in
-several passes over a part of `modules` each. Sums are added over processes, see `sums.reduced`.
+equally however much text they have. Sums live where the model runs and end on the CPU: one
+`[in, in]` float64 matrix for every *distinct* input for `gram` (134 MB at width 4096). What does
+not fit is collected in several passes over a part of `modules` each. Sums are added over processes,
+see `sums.reduced`.
 """
 
 from collections.abc import Callable, Sequence

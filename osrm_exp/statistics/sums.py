@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 def add_rows(total: Tensor | None, rows: Tensor) -> Tensor:
     """`total + sum_row x`, `[in]`."""
-    found = rows.sum(0).cpu()
+    found = rows.sum(0)
     return found if total is None else total.add_(found)
 
 
@@ -18,9 +18,9 @@ def add_squares(total: Tensor | None, rows: Tensor) -> Tensor:
     Half of the products of a full one, added in place. `rows [row, in]` are float64.
     """
     if total is None:
-        total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+        total = rows.new_zeros(rows.shape[1], rows.shape[1])
     if not rows.is_cpu:
-        return total.add_((rows.mT @ rows).tril_().cpu())
+        return total.addmm_(rows.mT, rows)  # whole: it stays there until the last batch
     if len(rows):  # BLAS counts columns first: what is our lower triangle is its upper one
         dsyrk(1, rows.contiguous().numpy().T, beta=1, c=total.numpy().T, overwrite_c=1)
     return total
@@ -28,6 +28,7 @@ def add_squares(total: Tensor | None, rows: Tensor) -> Tensor:
 
 def mirrored(total: Tensor) -> Tensor:
     """The symmetric matrix of a lower triangle, in place."""
+    total.tril_()
     return total.add_(total.tril(-1).mT)
 
 
@@ -42,4 +43,4 @@ def reduced(total: Tensor, count: int, model: nn.Module) -> Tensor:
         dist.all_reduce(total)
         dist.all_reduce(counted)
         return total.cpu() / counted.item()
-    return total / count
+    return (total / count).cpu()

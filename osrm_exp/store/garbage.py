@@ -97,18 +97,29 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
 
 
 def _kept(found: Mapping[str, Mapping[str, Any]], named: set[str]) -> set[str]:
-    direct = {place for place in found if place.rpartition("-")[2] in named}
-    if found and not direct:
-        raise ValueError("the rows name nothing of this store: is it theirs?")
-    kept = set(direct)
-    while more := {n for p in kept & set(found) for n in found[p]["needs"]} - kept:
-        kept |= more
+    direct = _direct(found, named)
+    kept = _with_needs(direct, found)
     subjects = [_subject(found[place]) for place in kept & set(found)]
     kinds = {_kind(place) for place in direct}
     return kept | {
         place for place, of in found.items()
         if _kind(place) not in kinds and _subject(of) in subjects and kept.issuperset(of["needs"])
     }  # fmt: skip
+
+
+def _direct(found: Mapping[str, Any], named: set[str]) -> set[str]:
+    direct = {place for place in found if place.rpartition("-")[2] in named}
+    if found and not direct:
+        raise ValueError("the rows name nothing of this store: is it theirs?")
+    return direct
+
+
+def _with_needs(places: set[str], found: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Places with what they need, and what that needs."""
+    kept = set(places)
+    while more := {n for p in kept & found.keys() for n in found[p]["needs"]} - kept:
+        kept |= more
+    return kept
 
 
 def _kind(place: str) -> str:

@@ -77,13 +77,15 @@ class Store:
         told = float("-inf")
         while missing:
             with _way_out(self.root):
-                done = [f for f, a in missing.items() if self._built(a, f, locks[f], workshop)]
-            missing = {f: a for f, a in missing.items() if f not in done}
-            if missing and not done:
-                if time.monotonic() - told >= TELL:
-                    told = time.monotonic()
-                    _tell(locks[next(iter(missing))], next(iter(missing)))
+                left = {
+                    folder: artifact for folder, artifact in missing.items()
+                    if not self._built(artifact, folder, locks[folder], workshop)
+                }  # fmt: skip
+            if len(left) == len(missing):
+                first = next(iter(left))
+                told = _tell(locks[first], first, told)
                 time.sleep(POLL)
+            missing = left
         return [self.folder(a) for a in artifacts]
 
     def _damage(self, folder: Path) -> str | None:
@@ -180,8 +182,12 @@ def _stamp(folder: Path) -> tuple[str, int, int]:
     return str(folder.absolute()), found.st_ino, found.st_mtime_ns
 
 
-def _tell(lock: Lock, folder: Path) -> None:
+def _tell(lock: Lock, folder: Path, told: float) -> float:
+    """Says what is waited for, once in a while; returns when it was said last."""
+    if time.monotonic() - told < TELL:
+        return told
     log.info("waits for %s/%s, held by %s", folder.parent.name, folder.name, lock.holder())
+    return time.monotonic()
 
 
 def _sync(folder: Path) -> None:

@@ -101,21 +101,29 @@ class TaskDataModule(pl.LightningDataModule):
 
     def __init__(self, data: TaskData, *, batch_size: int, select: str, seed: int) -> None:
         super().__init__()
-        self.data, self.batch_size, self.select, self.seed = data, batch_size, select, seed
+        self.data, self.batch_size, self.select = data, batch_size, select
+        lengths = [len(row["input_ids"]) for row in data.train]
+        self.sampler = LengthBuckets(lengths, batch_size, seed)
 
     def train_dataloader(self) -> DataLoader:
         rows: Any = self.data.train  # a list is a dataset
-        lengths = [len(row["input_ids"]) for row in rows]
         return DataLoader(
             rows,
             batch_size=self.batch_size,
-            sampler=LengthBuckets(lengths, self.batch_size, self.seed),
+            sampler=self.sampler,
             collate_fn=self.data.collate,
         )
 
     def val_dataloader(self) -> DataLoader:
         batches: Any = self.data.batches(self.select, 4 * self.batch_size)
         return DataLoader(batches, batch_size=None)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Where the order of rows stands, for a fine-tuning that goes on."""
+        return {"order": self.sampler.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        self.sampler.generator.set_state(state_dict["order"])
 
 
 class LengthBuckets(Sampler[int]):

@@ -58,6 +58,7 @@ def scores(task: Task, logits: Tensor, labels: Tensor, rows: Sequence[int] | Non
     """What a network's outputs on a split are worth.
 
     Args:
+        task: whose metrics and labels count.
         logits: `[row, output]`.
         labels: `[row]`, class indices or values.
         rows: `[row]`, their numbers in the source; None counts them.

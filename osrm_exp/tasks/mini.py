@@ -203,18 +203,22 @@ def home(texts: tuple[str, ...]) -> str:
     return SPLITS[digest[0] < 64]
 
 
-def generate(task: str, split: str, rows: int, seed: int) -> dict[str, list]:
-    """Columns of `rows` distinct rows of a split, labels balanced within one, in random order.
-
-    Raises:
-        ValueError: an unknown task or split, no number of rows, or more than the grammar yields.
-    """
+def _check_wish(task: str, split: str, rows: int) -> None:
     if task not in GRAMMARS:
         raise ValueError(f"unknown task {task!r}: the mini suite has {', '.join(GRAMMARS)}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r} of {task}: choose from {', '.join(SPLITS)}")
     if not rows or rows < 1:
         raise ValueError(f"{task}/{split} is generated and needs a number of rows, not {rows}")
+
+
+def generate(task: str, split: str, rows: int, seed: int) -> dict[str, list]:
+    """Columns of `rows` distinct rows of a split, labels balanced within one, in random order.
+
+    Raises:
+        ValueError: an unknown task or split, no number of rows, or more than the grammar yields.
+    """
+    _check_wish(task, split, rows)
     grammar, draw = GRAMMARS[task], Random(f"{task}/{split}/{seed}")  # not hash(): every process
     found: dict[tuple[str, ...], int | float] = {}
     misses = 0

@@ -109,6 +109,12 @@ def files_of(folder: Path, split: str) -> list[Path]:
     shard = re.compile(rf"{re.escape(split)}(?:-\d+-of-(\d+)(?:-\w+)?)?")
     of = {p: shard.fullmatch(p.stem) for p in sorted(folder.glob("*")) if p.suffix in READERS}
     counts = {file: int(match[1] or 1) for file, match in of.items() if match}
+    _check_whole(counts, folder, split)
+    return list(counts)
+
+
+def _check_whole(counts: dict[Path, int], folder: Path, split: str) -> None:
+    """Whether there are as many files of one format as each of them says that there are."""
     if not counts:
         raise ValueError(
             f"there is no file {folder / split}.parquet, nor .csv, .jsonl, .json or shards "
@@ -118,7 +124,6 @@ def files_of(folder: Path, split: str) -> list[Path]:
     if len(formats) > 1 or set(counts.values()) != {len(counts)}:
         names = ", ".join(path.name for path in counts)
         raise ValueError(f"{folder} has no one {split} split: {names}; keep one whole set of files")
-    return list(counts)
 
 
 def _parquet(file: Path) -> Columns:
@@ -179,5 +184,5 @@ def _doubts_of(task: Task, split: str, rows: list[Row]) -> Iterable[str]:
     present = {row.label for row in rows}
     if lacking := [label for i, label in enumerate(task.labels or ()) if i not in present]:
         yield f"{split} has no row of {', '.join(lacking)}"
-    if empty := [row.number for row in rows if not all(text.strip() for text in row.texts)]:
+    if empty := [row.number for row in rows if "" in map(str.strip, row.texts)]:
         yield f"empty texts in {split}: {len(empty)}, the first in row {empty[0]}"

@@ -24,6 +24,7 @@ class LoraFineTuning(pl.LightningModule):
 
     def __init__(self, net: PeftModel, task: Task, tuning: Tuning) -> None:
         super().__init__()
+        self.strict_loading = False  # checkpoints hold what is trained, see `on_save_checkpoint`
         self.net, self.task, self.tuning = net, task, tuning
         self.outputs: list[tuple[Tensor, Tensor]] = []
 

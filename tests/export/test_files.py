@@ -76,7 +76,7 @@ def close(one, other):
 @pytest.mark.parametrize("name", LOW_RANK)
 def test_peft_loads_a_low_rank_result_with_equal_logits(cell, shop, tmp_path, name):
     chosen = cell("roberta", f"merge={name}")
-    rows = pipeline.run(chosen, shop)
+    rows = pipeline.run(chosen, shop).rows
     out = export.export(chosen, rows, tmp_path / "out", shop, **PLAIN)
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["lora_alpha"] == config["r"] and config["rank_pattern"] == config["alpha_pattern"]
@@ -92,7 +92,7 @@ def test_peft_loads_a_low_rank_result_with_equal_logits(cell, shop, tmp_path, na
 @pytest.mark.parametrize("family", FAMILIES)
 def test_with_a_task_the_adapter_is_complete(cell, shop, tmp_path, family):
     chosen = cell(family, "merge=average")
-    rows = pipeline.run(chosen, shop)
+    rows = pipeline.run(chosen, shop).rows
     out = export.export(chosen, rows, tmp_path / "out", shop, **{**PLAIN, "task": "mnli"})
     net = PeftModel.from_pretrained(base(chosen, 3), out)
     close(logits(net), expected(chosen, rows, shop, 2))
@@ -102,7 +102,7 @@ def test_with_a_task_the_adapter_is_complete(cell, shop, tmp_path, family):
 def test_a_checkpoint_loads_with_equal_logits(cell, shop, tmp_path, family, precision):
     """Of a bf16 cell too: its base as it was rounded, the deltas exactly."""
     chosen = cell(family, "merge=ties", f"tuning.precision={precision}")
-    rows = pipeline.run(chosen, shop)
+    rows = pipeline.run(chosen, shop).rows
     options = {"rank": None, "merged": True}
     out = export.export(chosen, rows, tmp_path / "mnli", shop, **options, task="mnli")
     net = AutoModelForSequenceClassification.from_pretrained(out)
@@ -121,7 +121,7 @@ def test_a_checkpoint_loads_with_equal_logits(cell, shop, tmp_path, family, prec
 
 def test_a_dense_result_becomes_an_adapter_by_truncation_alone(cell, shop, tmp_path):
     chosen = cell("roberta", "merge=ties")
-    rows = pipeline.run(chosen, shop)
+    rows = pipeline.run(chosen, shop).rows
     with pytest.raises(ValueError, match=r"ties gives dense updates.*--rank K.*--merged"):
         export.export(chosen, rows, tmp_path / "out", shop, **PLAIN)
     assert not list(tmp_path.glob("*out*"))
@@ -132,7 +132,7 @@ def test_a_dense_result_becomes_an_adapter_by_truncation_alone(cell, shop, tmp_p
     text = (out / "README.md").read_text()
     assert "truncated here" in text and "Measured before the truncation" in text
     cut = cell("roberta", "merge=ties", "rank=3")
-    rows = pipeline.run(cut, shop)
+    rows = pipeline.run(cut, shop).rows
     same = export.export(cut, rows, tmp_path / "cell", shop, **PLAIN)
     first, second = (load_file(f / "adapter_model.safetensors") for f in (out, same))
     assert all(torch.allclose(first[k].abs(), second[k].abs(), atol=1e-6) for k in first)
@@ -142,7 +142,7 @@ def test_a_dense_result_becomes_an_adapter_by_truncation_alone(cell, shop, tmp_p
 
 def test_unequal_ranks_are_written_as_patterns(cell, shop, tmp_path, monkeypatch):
     chosen = cell("roberta", "merge=average")
-    rows = pipeline.run(chosen, shop)
+    rows = pipeline.run(chosen, shop).rows
     result = export.repeated(chosen, rows, export.adapters_of(chosen, shop), shop)
     changed = {name: LowRank(u.A[: 2 + i], u.B[:, : 2 + i]) for i, (name, u) in enumerate(result)}
     monkeypatch.setattr(export, "repeated", lambda *_: Result(changed))
@@ -156,7 +156,7 @@ def test_unequal_ranks_are_written_as_patterns(cell, shop, tmp_path, monkeypatch
 
 def test_factors_are_balanced(cell, shop, tmp_path):
     chosen = cell("roberta", "merge=task_arithmetic")
-    rows = pipeline.run(chosen, shop)
+    rows = pipeline.run(chosen, shop).rows
     out = export.export(chosen, rows, tmp_path / "out", shop, **PLAIN)
     tensors = load_file(out / "adapter_model.safetensors")
     for name, A in tensors.items():
@@ -170,9 +170,9 @@ def test_the_settings_that_a_search_chose_are_exported(cell, shop, tmp_path):
     chosen = cell("roberta", "merge=task_arithmetic", "search=grid", grid)
     rows = [
         {**row, "settings": {"scaling": 0.25}, "tuned_on": "tune"}
-        for row in pipeline.run(chosen, shop)
+        for row in pipeline.run(chosen, shop).rows
     ]
-    whole = pipeline.run(cell("roberta", "merge=task_arithmetic", "merge.scaling=0.5"), shop)
+    whole = pipeline.run(cell("roberta", "merge=task_arithmetic", "merge.scaling=0.5"), shop).rows
     folders = [
         export.export(chosen, given, tmp_path / str(i), shop, **PLAIN)
         for i, given in enumerate((rows, whole))
@@ -189,7 +189,7 @@ def test_the_settings_that_a_search_chose_are_exported(cell, shop, tmp_path):
 
 def test_the_card_says_what_was_merged_how_and_how_well(cell, shop, tmp_path):
     chosen = cell("roberta", "merge=knots_ties", "init=kaiming")
-    rows = pipeline.run(chosen, shop)
+    rows = pipeline.run(chosen, shop).rows
     text = (export.export(chosen, rows, tmp_path / "out", shop, **PLAIN) / "README.md").read_text()
     assert text.startswith("---\nlibrary_name:")
     facts = ["knots_ties", "knots", "density=", "kaiming", "clean", "roberta_large", chosen.digest]
@@ -204,7 +204,7 @@ def test_the_card_says_what_was_merged_how_and_how_well(cell, shop, tmp_path):
 @pytest.mark.parametrize("family", ["roberta", "llama"])
 def test_the_code_on_the_card_runs(cell, shop, tmp_path, monkeypatch, family):
     chosen = cell(family, "merge=average")
-    rows = pipeline.run(chosen, shop)
+    rows = pipeline.run(chosen, shop).rows
     for i, (merged, task) in enumerate(
         [(False, None), (False, "mnli"), (True, None), (True, "mnli")]
     ):
@@ -219,11 +219,11 @@ def test_the_code_on_the_card_runs(cell, shop, tmp_path, monkeypatch, family):
 
 def test_what_no_file_can_hold_is_said_in_one_sentence(cell, shop, tmp_path, workshop):
     chosen = cell("roberta", "merge=average")
-    rows = pipeline.run(chosen, shop)
+    rows = pipeline.run(chosen, shop).rows
     many = cell("roberta", "merge=emr")
     for call, sentence in {
-        lambda: export.export(many, pipeline.run(many, shop), tmp_path / "a", shop, **PLAIN):
-            "merge=emr gives every task its own weights",
+        lambda: export.export(many, pipeline.run(many, shop).rows, tmp_path / "a", shop, **PLAIN):
+            "a per-task result gives every task a delta of its own",
         lambda: export.export(chosen, rows, tmp_path, shop, **PLAIN): "exists already",
         lambda: export.export(chosen, rows, tmp_path / "a", shop, **{**PLAIN, "task": "rte"}):
             "--task rte is not in this cell; it has: cola, stsb, mnli",
@@ -242,7 +242,7 @@ def test_what_no_file_can_hold_is_said_in_one_sentence(cell, shop, tmp_path, wor
 def written(cell, shop, tmp_path):
     """A cell's file of rows, as a sweep leaves it."""
     chosen = cell("roberta", "merge=core_ties", "merge.scaling=0.7")
-    return chosen, write_rows(tmp_path / "results", chosen.digest, pipeline.run(chosen, shop))
+    return chosen, write_rows(tmp_path / "results", chosen.digest, pipeline.run(chosen, shop).rows)
 
 
 def test_one_command_does_it_from_a_cell(written, shop, tmp_path):
@@ -269,7 +269,7 @@ def test_rows_compose_their_cell_or_say_why_not(written, shop, tmp_path, monkeyp
         export.cell_of(file, [store, "seed=3"])
     (tmp_path / "empty.jsonl").write_text("")
     for other in (tmp_path / "nothing.jsonl", tmp_path / "empty.jsonl"):
-        with pytest.raises(ValueError, match="is not a file of rows"):
+        with pytest.raises(ValueError, match=r"is not a file of rows|empty\.jsonl is damaged"):
             export.cell_of(other, [store])
     monkeypatch.setattr(FineTune, "build", lambda *_: pytest.fail("trained"))
     with pytest.raises(SystemExit, match="holds no adapter"):

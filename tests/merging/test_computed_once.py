@@ -22,6 +22,7 @@ def test_a_module_is_computed_once(cell, workshop, monkeypatch, merge):
     chosen = cell(
         "roberta", f"merge={merge}", "dataset.only=[cola,stsb]", "tuning.epochs=1", *steps
     )
-    rows = pipeline.run(chosen, workshop)
-    assert len(computed) == 4 and set(computed.values()) == {1}
+    rows = pipeline.run(chosen, workshop).rows
+    own = {m: times for m, times in computed.items() if m.startswith("roberta.")}
+    assert len(own) == 4 and set(own.values()) == {1}  # beside the rehearsal's, on another network
     assert (rows[0]["truncation_error"] is None) == (merge != "ctm_ta")

@@ -136,11 +136,10 @@ def test_the_page_shows_every_seed_and_labels_every_interval(tmp_path, rows):
     data = rows()
     for cell, group in data.groupby("cell"):
         write_rows(tmp_path, cell, group.to_dict("records"))
-        write_predictions(
-            tmp_path, cell,
-            pd.DataFrame({"task": t, "row": range(50), "label": 1, "prediction": 1} for t in TASKS)
-            .explode("row").astype({"row": int}),
-        )  # fmt: skip
+        answers = [
+            {"task": t, "row": i, "label": 1, "prediction": 1} for t in TASKS for i in range(50)
+        ]
+        write_predictions(tmp_path, cell, answers)
     text = write_paired(tmp_path, "gaussian", delta=2.0)
     assert all(f"seed {seed}" in text for seed in (1, 2, 3)) and "init − gaussian" in text
     assert all(f"Drawn: {unit}\n\nConditional on" in text for unit in UNITS)

@@ -14,14 +14,14 @@ def answers():
 
 
 def test_predictions_come_back_for_the_cells_that_left_any(tmp_path, answers):
-    write_predictions(tmp_path, "abc", answers)
+    write_predictions(tmp_path, "abc", answers.to_dict("records"))
     found = read_predictions(tmp_path, ["abc", "never"])
     assert set(found.cell) == {"abc"} and found[answers.columns].equals(answers)
     assert read_predictions(tmp_path, ["never"]).empty
 
 
 def test_a_damaged_file_is_named(tmp_path, answers):
-    file = write_predictions(tmp_path, "abc", answers)
+    file = write_predictions(tmp_path, "abc", answers.to_dict("records"))
     whole = file.read_bytes()
     for place in (40, len(whole) // 3):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -33,5 +33,7 @@ def test_a_damaged_file_is_named(tmp_path, answers):
 
 
 def test_the_same_predictions_are_the_same_file(tmp_path, answers):
-    files = [write_predictions(tmp_path, name, answers) for name in ("one", "two")]
+    files = [
+        write_predictions(tmp_path, name, answers.to_dict("records")) for name in ("one", "two")
+    ]
     assert files[0].read_bytes() == files[1].read_bytes()

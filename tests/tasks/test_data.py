@@ -143,5 +143,6 @@ def test_a_missing_folder_or_file_is_named(cell, tmp_path):
         loaded(cell, f"dataset.path={tmp_path}")
     for task in ("cola", "stsb", "mnli"):
         (tmp_path / task).mkdir()
+        (tmp_path / task / "notes.txt").write_text("no rows")
     with pytest.raises(ValueError, match=r"there is no file .*cola/train\.parquet, nor \.csv"):
         loaded(cell, f"dataset.path={tmp_path}")

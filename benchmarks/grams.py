@@ -1,6 +1,6 @@
 """What a token gram costs beside the forward passes that it needs.
 
-    python benchmarks/statistics.py
+    python benchmarks/grams.py
 
 MiniLM (6 layers, width 384) from the extra `quickstart`, fp32, one thread, random tokens without
 padding; processor time, which other programs change least. Bars: 1.10 for the query and value

@@ -1,0 +1,53 @@
+"""What a fine-tuning was, epoch by epoch, and where it goes on after an interruption."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+
+class History(pl.Callback):
+    """Keeps the curve of a fine-tuning: losses, every metric, learning rate and seconds.
+
+    A checkpoint carries it, and torch's random state with it, so that a fine-tuning that goes on
+    draws the masks of its dropout as if it had never stopped.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self.losses: list[float] = []
+        self.start = 0.0
+        self.random: torch.Tensor | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.losses, self.start = [], time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.random is not None:
+            torch.set_rng_state(self.random)
+            torch.empty((), dtype=torch.int64).random_()  # what a loader draws when it is opened
+            self.random = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
+        batch_idx: int,
+    ) -> None:  # fmt: skip
+        self.losses.append(float(outputs["loss"]))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        logged |= {name: sum(self.losses) / len(self.losses) for name in logged if "/loss" in name}
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        seconds = round(time.perf_counter() - self.start, 2)
+        self.epochs.append({"epoch": len(self.epochs), **logged, "lr": rate, "seconds": seconds})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "random": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs, self.random = list(state_dict["epochs"]), state_dict["random"]
