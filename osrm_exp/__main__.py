@@ -1,14 +1,19 @@
-"""The entry: `python -m osrm_exp +experiment=quickstart -m`. One Hydra job is one cell."""
+"""The entry: `python -m osrm_exp +experiment=quickstart -m`. One Hydra job is one cell.
+
+`osrm-exp merge …` merges adapters without a config, see `osrm_exp.merging.__main__`.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from osrm_exp import CONF, needs
-from osrm_exp.compose import cell_from, plain
+from osrm_exp import CONF, needs, searchpath, signals
+from osrm_exp.compose import cell_from, check_study, plain
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, write_rows
 from osrm_exp.spec import Cell
+from osrm_exp.status import told
 
 log = logging.getLogger("osrm_exp")
 SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)  # a user can mend these
@@ -34,29 +40,35 @@ WANTS_TRACE = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def job(config: DictConfig) -> None:
     """Runs one cell unless its rows exist. A failure is told and left to the report: it stops no
     other cell of a sweep."""
-    status = {"outcome": "failed", "overrides": list(HydraConfig.get().overrides.task)}
-    try:
-        status["outcome"] = _cell(plain(config))
-    except SENTENCES as error:
-        status["reason"] = sentence(error)
-        log.error("%s", status["reason"], exc_info=WANTS_TRACE)
-    except Exception as error:  # a bug of ours: its trace is wanted
-        status["reason"] = f"{type(error).__name__}: {sentence(error)}"
-        log.exception("%s", status["reason"])
-    finally:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "status.json").write_text(json.dumps(status))
+    signals.listen()
+    logging.raiseExceptions = False  # a full disk is told once, not by every line of the log
+    hydra_config = HydraConfig.get()
+    folder, overrides = Path(hydra_config.runtime.output_dir), hydra_config.overrides.task
+    with told(folder, list(overrides)) as status:
+        try:
+            status["outcome"] = _cell(plain(config))
+        except SENTENCES as error:
+            status |= {"outcome": "failed", "reason": sentence(error)}
+            if WANTS_TRACE:
+                log.exception("%s", status["reason"])
+        except Exception as error:  # a bug of ours: its trace is wanted
+            status |= {"outcome": "failed", "reason": f"{type(error).__name__}: {sentence(error)}"}
+            log.exception("%s", status["reason"])
 
 
 def _cell(config: dict[str, Any]) -> str:
     start = time.perf_counter()
+    check_study(config)
     cell = cell_from(config)
     title = f"{cell.names['init']} / {cell.names['merge']} / seed {cell.seed}"
     results = config["paths"]["results"]
     if is_done(rows_file(results, cell.digest)):
         log.info("%s: done before, skipped", title)
         return "skipped"
+    with _written(results):  # known before hours of work
+        Path(results).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results) as file:
+            file.write(bytes(2**16))
     _run(cell, config)
     log.info("%s: finished in %.0f s", title, time.perf_counter() - start)
     return "finished"
@@ -64,7 +76,7 @@ def _cell(config: dict[str, Any]) -> str:
 
 def _run(cell: Cell, config: dict[str, Any]) -> None:
     """Runs a cell and writes what it leaves behind; its rows last, which say that it is done."""
-    if multiprocessing.parent_process():  # a launcher's worker
+    if multiprocessing.parent_process() or not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other
     from osrm_exp import diagnostics, pipeline  # torch: not before there is something to do
     from osrm_exp.artifacts import Workshop
@@ -82,12 +94,28 @@ def _run(cell: Cell, config: dict[str, Any]) -> None:
             headline["merged/average"] = sum(headline.values()) / len(headline)
             logger.log_metrics(headline)
         name = needs.diagnosis(cell)
+        diagnosed = None
         if cell.diagnostics and not is_done(rows_file(results, name, "diagnostics")):
-            write_rows(results, name, diagnostics.diagnosed(cell, workshop), "diagnostics")
-    if outcome.tried:
-        write_rows(results, cell.digest, outcome.tried, "searches")
-    write_predictions(results, cell.digest, outcome.predictions)
-    write_rows(results, cell.digest, outcome.rows)
+            diagnosed = diagnostics.diagnosed(cell, workshop)
+    with _written(results):
+        if diagnosed:
+            write_rows(results, name, diagnosed, "diagnostics")
+        if outcome.tried:
+            write_rows(results, cell.digest, outcome.tried, "searches")
+        write_predictions(results, cell.digest, outcome.predictions)
+        write_rows(results, cell.digest, outcome.rows)
+
+
+@contextmanager
+def _written(results: str) -> Iterator[None]:
+    """Says of results that are full or read-only what helps."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"the results in {results} cannot be written ({error}); paths.results=DIR takes "
+            "another folder, and the same command continues"
+        ) from error
 
 
 def sentence(error: BaseException) -> str:
@@ -96,28 +124,35 @@ def sentence(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Runs Hydra; what a user can mend is told in one sentence."""
-    sys.argv[1:] = sorted(
-        sys.argv[1:], key=("-m", "--multirun").__contains__
-    )  # Hydra wants -m last
+    """The command line; what a user can mend is told in one sentence."""
+    if sys.argv[1:2] == ["merge"]:
+        from osrm_exp.merging.__main__ import main as merge  # torch: not at every start
+
+        with signals.one_sentence("nothing was written"):
+            return merge(sys.argv[2:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to us instead of printing frames
+    os.environ["OSRM_EXP_RUN"] = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("huggingface_hub").propagate = False  # it prints by itself
+    with signals.one_sentence():
+        _hydra()
+        sys.exit(1 if Report.failed else 0)
+
+
+def _hydra() -> None:
     try:
+        given = [*searchpath.typed(sys.argv[1:]), *searchpath.override()]
+        sys.argv[1:] = sorted(given, key=("-m", "--multirun").__contains__)  # Hydra wants -m last
         job()
     except SENTENCES as error:
         if WANTS_TRACE:
             raise
-        sys.exit(f"osrm_exp: {sentence(error)}")
+        sys.exit(f"osrm_exp: {Report.blamed(error)}{sentence(error)}")
     except BrokenExecutor:
         sys.exit(
             "osrm_exp: a worker process was killed, most likely for want of memory; the same "
             "command continues, and hydra/launcher=basic runs one cell at a time"
         )
-    except KeyboardInterrupt:
-        print("\nosrm_exp: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(1 if Report.failed else 0)
 
 
 if __name__ == "__main__":

@@ -3,58 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from pydantic import PositiveInt
 
-from osrm_exp import CONF
-from osrm_exp.identity import identity, source_of
-from osrm_exp.record import Record, build, digest, meaning
-from osrm_exp.spec import Arm, Cell, Init, Merge, Model, Protocol, Search, Task, Tuning
+from osrm_exp import CONF, searchpath
+from osrm_exp.door import check_groups, name_of
+from osrm_exp.identity import adapter_identity, identity, source_of
+from osrm_exp.record import build, digest, meaning
+from osrm_exp.spec import Arm, Cell, Given, Init, Merge, Model, Protocol, Search, Task, Tuning
 
-Inputs = Mapping[str, Any]  # {"weights": identity, "sources": {task: identity}}
-
-
-class Paths(Record):
-    """Where things lie."""
-
-    store: str
-    results: str
-    logs: str
-
-
-class Trainer(Record):
-    """Where fine-tuning and scoring run. It changes no number, so it is in no digest."""
-
-    accelerator: Literal["cpu", "gpu"]
-
-
-class Config(Record):
-    """The composed configuration, its groups unread; `conf/config.yaml` explains the keys."""
-
-    experiment: str
-    model: dict[str, Any]
-    dataset: dict[str, Any]
-    tuning: dict[str, Any]
-    init: dict[str, Any]
-    merge: dict[str, Any]
-    search: dict[str, Any]
-    protocol: dict[str, Any]
-    diagnostics: dict[str, Any]
-    trainer: dict[str, Any]
-    logger: dict[str, Any]
-    paths: dict[str, Any]
-    heads: str | None
-    rank: PositiveInt | None
-    seed: int
-    names: dict[str, str]
-    overrides: list[str]
+Inputs = Mapping[str, Any]  # {"weights": identity, "sources", "given": {task: identity}}
 
 
 def configuration(overrides: Sequence[str]) -> dict[str, Any]:
@@ -77,12 +41,18 @@ def plain(config: Any) -> dict[str, Any]:
 
 def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The overrides of every cell of `-m`, as Hydra's own sweeper multiplies them out."""
-    params = _composed(_unswept(overrides)).hydra.sweeper.params or {}
-    parsed = OverridesParser.create().parse_overrides(
-        [*(f"{key}={values}" for key, values in params.items()), *overrides]
+    yield from points(_composed(_unswept(overrides)).hydra.sweeper.params, overrides)
+
+
+def points(params: Mapping[str, Any] | None, overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The overrides of every cell, of the sweeper's own parameters and what was typed."""
+    running = GlobalHydra.instance().hydra  # which knows the files that a glob(...) names
+    parser = OverridesParser.create(running.config_loader if running else None)
+    parsed = parser.parse_overrides(
+        [*(f"{key}={values}" for key, values in (params or {}).items()), *overrides]
     )
-    (points,) = BasicSweeper.split_arguments(parsed, None)
-    yield from map(tuple, points)
+    (found,) = BasicSweeper.split_arguments(parsed, None)
+    yield from map(tuple, found)
 
 
 def _unswept(overrides: Sequence[str]) -> list[str]:
@@ -92,7 +62,27 @@ def _unswept(overrides: Sequence[str]) -> list[str]:
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
+        chosen = [*searchpath.override(), *overrides]
+        return compose("config", chosen, return_hydra_config=True)
+
+
+def check_study(config: Mapping[str, Any]) -> None:
+    """Whether an experiment on another model or suite than its own has a folder of its own too.
+
+    Raises:
+        ValueError: its rows would come to lie among those of the experiment.
+    """
+    typed = dict(one.lstrip("+").partition("=")[::2] for one in config["overrides"])
+    other = [group for group in ("model", "dataset") if group in typed]
+    if "experiment" not in typed or not other or typed.keys() & {"study", "paths.results"}:
+        return
+    own = configuration([f"+experiment={typed['experiment']}"])
+    for group in other:
+        if own[group]["name"] != config[group]["name"]:
+            raise ValueError(
+                f"+experiment={typed['experiment']} is one of {group}={own[group]['name']}: name "
+                f"the folder for {group}={config[group]['name']} with study=NAME"
+            )
 
 
 def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
@@ -105,7 +95,7 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     Raises:
         ValueError: see `record.build`; also an unknown block, task or folder.
     """
-    _check_groups(config)
+    check_groups(config)
     inputs, search = inputs or {}, build(Search, config["search"], "search")
     protocol = build(Protocol, config["protocol"], "protocol")
     model = _model(config["model"], inputs.get("weights"))
@@ -118,30 +108,26 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     grid = config["merge"].get("grid") if search.call else None  # unsearched it changes no number
     merge = build(Merge, {**config["merge"], "grid": grid}, "merge")
     fields = dict(
-        experiment=config["experiment"], model=model, dataset=config["dataset"]["name"],
+        experiment=config["study"], model=model, dataset=config["dataset"]["name"],
         tasks=tasks, tuning=arm.tuning, common=digest(meaning(config["tuning"])), init=arm.init,
         heads=heads, merge=merge, search=search, protocol=protocol,
         diagnostics=config["diagnostics"]["statistics"] or {}, rank=config["rank"],
-        seed=config["seed"], names=config["names"], overrides=config["overrides"],
+        seed=config["seed"], given=_given(model, tasks, arm, config, inputs.get("given", {})),
+        names=config["names"], overrides=config["overrides"],
     )  # fmt: skip
     return build(Cell, fields, "cell")
-
-
-def _check_groups(config: Mapping[str, Any]) -> None:
-    build(Config, config, "")
-    build(Paths, config["paths"], "paths")
-    build(Trainer, config["trainer"], "trainer")
-    if typed := [one for one in config["overrides"] if "_target_" in one]:
-        raise ValueError(
-            f"{typed[0]}: functions are named in config files, never on a command line"
-        )
 
 
 def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: list[str]) -> Arm:
     """An init with its tuning: `tuning.per_init` holds what is its own, as a learning rate."""
     tuning = dict(config["tuning"])
-    per_init = tuning.pop("per_init")
-    if unknown := [one for one in per_init if not _init_file(one).is_file()]:
+    per_init = tuning.pop("per_init", {})
+    nested = isinstance(per_init, Mapping) and all(
+        isinstance(v, Mapping) for v in per_init.values()
+    )
+    if not nested:
+        raise ValueError(f"tuning.per_init: it holds settings by init (got {per_init!r})")
+    if unknown := [one for one in per_init if not searchpath.file("init", one)]:
         raise ValueError(f"tuning.per_init names {unknown[0]!r}, which is no file of conf/init")
     built = build(Init, init, "init")
     fields = {**tuning, **per_init.get(name, {})}
@@ -150,13 +136,10 @@ def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: l
 
 def _init(name: str) -> dict[str, Any]:
     """The init of `conf/init/<name>.yaml` as it stands there."""
-    if not _init_file(name).is_file():
+    file = searchpath.file("init", name)
+    if file is None:
         raise ValueError(f"heads={name} is no file of conf/init: null takes every adapter's own")
-    return plain(OmegaConf.load(_init_file(name)))
-
-
-def _init_file(name: str) -> Path:
-    return CONF / "init" / f"{name}.yaml"
+    return plain(OmegaConf.load(file))
 
 
 def _blocks(model: Model, used: set[str]) -> dict[str, str]:
@@ -169,7 +152,7 @@ def _blocks(model: Model, used: set[str]) -> dict[str, str]:
 
 
 def _model(config: Mapping[str, Any], weights: str | None) -> Model:
-    weights = weights or identity(config["path"], config.get("revision"), "model.path")
+    weights = weights or identity(config.get("path"), config.get("revision"), "model.path")
     return build(Model, {**config, "weights": weights}, "model")
 
 
@@ -181,6 +164,8 @@ def _tuning(
     for name in tuning.per_task:
         if name not in suite["tasks"]:
             raise ValueError(f"tuning.per_task names {name!r}; {suite['name']} has no such task")
+        if given := {"name", "per_task"} & tuning.per_task[name].keys():
+            raise ValueError(f"tuning.per_task.{name}.{min(given)} is not an option")
     _check_intermediates(tasks, tuning, init.peft)
     common = tuning.model_dump()
     changed = {
@@ -218,7 +203,8 @@ def _tasks(
     shared = {k: v for k, v in suite.items() if k not in ("name", "tasks", "only")}
     tasks = []
     for name in _only(suite):
-        fields, where = {**shared, **(suite["tasks"][name] or {})}, f"dataset.tasks.{name}"
+        where = f"dataset.tasks.{name_of(name, 'dataset.tasks')}"
+        fields = {**shared, **(suite["tasks"][name] or {})}
         if given := {"name", "holdout", "follows", "source"} & fields.keys():
             raise ValueError(f"{where}.{min(given)} is not an option")
         if fields.get("seed") is None:
@@ -227,6 +213,26 @@ def _tasks(
         fields |= {"path": path, "source": sources.get(name) or source}
         tasks.append(build(Task, {**fields, "name": name, "holdout": protocol.holdout}, where))
     return tuple(tasks)
+
+
+def _given(
+    model: Model, tasks: Sequence[Task], arm: Arm, config: Mapping[str, Any],
+    known: Mapping[str, str],
+) -> dict[str, Given]:  # fmt: skip
+    """The adapters that take the place of a fine-tuning, by task."""
+    found = {}
+    for task in tasks:
+        if task.adapter is not None:
+            where, name = f"dataset.tasks.{task.name}.adapter", task.name
+            content = known.get(name) or adapter_identity(task.adapter, where)
+            found[name] = Given(model=model, task=task, source=task.adapter, content=content)
+    if found and config["diagnostics"]["statistics"]:
+        raise ValueError(f"{where}: how a given adapter started is not known: diagnostics=none")
+    for task in tasks:
+        first = arm.tuning.of(task.name).intermediate
+        if task.name not in found and first in found:
+            raise ValueError(f"{task.name} starts from {first}, which is given: train it")
+    return found
 
 
 def _only(suite: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
@@ -19,12 +20,14 @@ READ = {
 }  # fmt: skip
 
 
-def identity(path: str, revision: str | None, option: str) -> str:
+def identity(path: Any, revision: str | None, option: str) -> str:
     """What a checkpoint or dataset *is*: the digest of a local folder's files, else its hub id.
 
     Raises:
         ValueError: the path looks like a folder and there is none, or nothing that can be read.
     """
+    if not (isinstance(path, str) and path and path.isprintable()):
+        raise ValueError(f"{option}={path!r} is neither a folder nor a hub id")
     folder = Path(path).expanduser()
     if folder.is_dir():
         files = sorted(_files(folder, option))
@@ -34,14 +37,33 @@ def identity(path: str, revision: str | None, option: str) -> str:
     return f"{path}@{revision}" if revision else path
 
 
+def adapter_identity(source: str, option: str) -> str:
+    """What an adapter *is*: the digest of a folder's config and tensors, else its pinned hub id.
+
+    Raises:
+        ValueError: neither a PEFT folder nor `org/name@revision`.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        files = [folder / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise ValueError(f"{option}={source} is no PEFT adapter: it holds no {missing[0]}")
+        return _files_digest(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*@\w[\w.-]*", source):
+        raise ValueError(
+            f"{option}={source} is no folder, and a hub id names its revision: org/name@revision"
+        )
+    return source
+
+
 def source_of(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
     """Where the rows of a task lie, and what they are."""
-    path, config = str(fields.get("path")), fields.get("config")
-    folder = Path(path).expanduser()
-    if folder.is_dir():
+    path, config = fields.get("path"), fields.get("config")
+    folder = Path(path).expanduser() if isinstance(path, str) else None
+    if folder and folder.is_dir():
         return str(folder), identity(str(folder / (config or name)), None, "dataset.path")
     found = identity(path, fields.get("revision"), "dataset.path")
-    return path, f"{found}:{config}" if config else found
+    return str(path), f"{found}:{config}" if config else found
 
 
 def unpinned(identity: str) -> bool:

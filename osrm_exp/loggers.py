@@ -6,14 +6,19 @@ A logger's function is a context: it gives a Lightning logger, and closes it as 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
 from osrm_exp.call import split
 from osrm_exp.spec import Cell
+
+LOCAL = re.compile(r"(?<![\w.@-])(?:~[\w-]*|\.{1,2})?/.*$")  # no hub id, which has a name first
+SECRET = re.compile(r"\b(?:hf_|ghp_|sk-)\w{8,}|\b[0-9a-f]{40}\b")
 
 
 @contextmanager
@@ -29,8 +34,22 @@ def open_logger(
     with opened as logger:
         if logger:
             apart = ("paths", "names", "logger")
-            logger.log_hyperparams({k: v for k, v in everything.items() if k not in apart})
+            logger.log_hyperparams({k: public(v) for k, v in everything.items() if k not in apart})
         yield logger
+
+
+def public(value: Any) -> Any:
+    """A part of a config without what concerns this machine alone: local paths, tokens."""
+    if isinstance(value, Mapping):
+        return {key: public(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    key, equals, last = value.rpartition("=")
+    if "/" in last and Path(last.strip("'\"")).exists():
+        return f"{key}{equals}(local)"
+    return SECRET.sub("(secret)", LOCAL.sub("(local)", value))
 
 
 @contextmanager
@@ -43,10 +62,14 @@ def wandb_logger(*, name: str, project: str, group: str, save_dir: str) -> Itera
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
+    # the command, the host and what is printed hold paths of this machine
+    quiet = wandb.Settings(x_disable_meta=True, console="off", disable_git=True)
     offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
     mode: dict[str, Any] = {"mode": "offline"} if offline else {}
     os.makedirs(save_dir, exist_ok=True)
-    logger = WandbLogger(name=name, project=project, group=group, save_dir=save_dir, **mode)
+    logger = WandbLogger(
+        name=name, project=project, group=group, save_dir=save_dir, settings=quiet, **mode
+    )
     try:
         yield logger
         logger.finalize("success")

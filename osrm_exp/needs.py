@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from osrm_exp.record import digest
-from osrm_exp.spec import Cell, FineTune, Need, Statistic, Task
+from osrm_exp.spec import Cell, FineTune, Given, Need, Statistic, Task
+
+Expert = FineTune | Given  # an adapter of one task
 
 
-def fine_tunes(cell: Cell) -> list[FineTune]:
-    """The adapters of a cell, one a task."""
-    return [fine_tune(cell, task) for task in cell.tasks]
+def fine_tunes(cell: Cell) -> list[Expert]:
+    """The adapters of a cell, one a task: given, or to be trained."""
+    return [cell.given.get(task.name) or fine_tune(cell, task) for task in cell.tasks]
 
 
-def heads(cell: Cell) -> list[FineTune]:
+def heads(cell: Cell) -> list[Expert]:
     """The adapters whose heads a cell's deltas meet, one a task."""
     if cell.heads is None:
         return fine_tunes(cell)
@@ -55,7 +57,7 @@ def _asked_by_init(
     return own, others
 
 
-def statistic(cell: Cell, task: Task, need: Need, expert: FineTune | None = None) -> Statistic:
+def statistic(cell: Cell, task: Task, need: Need, expert: Expert | None = None) -> Statistic:
     """The artifact that a `statistics` entry of a config names, for one task."""
     tuning = cell.tuning
     return Statistic(
@@ -65,9 +67,10 @@ def statistic(cell: Cell, task: Task, need: Need, expert: FineTune | None = None
     )  # fmt: skip
 
 
-def of_inits(found: Sequence[FineTune]) -> list[Statistic]:
+def of_inits(found: Sequence[Expert]) -> list[Statistic]:
     """The statistics that adapters start from, each once: whoever needs one finds it built."""
-    return list(dict.fromkeys(one for fine_tune in found for one in _of_init(fine_tune)))
+    trained = (one for one in found if isinstance(one, FineTune))
+    return list(dict.fromkeys(one for fine_tune in trained for one in _of_init(fine_tune)))
 
 
 def _of_init(fine_tune: FineTune) -> Iterator[Statistic]:
@@ -76,7 +79,7 @@ def _of_init(fine_tune: FineTune) -> Iterator[Statistic]:
         yield from statistics
 
 
-def of_merge(cell: Cell, found: Sequence[FineTune]) -> dict[str, list[Statistic]]:
+def of_merge(cell: Cell, found: Sequence[Expert]) -> dict[str, list[Statistic]]:
     """The statistics of single tasks that a merge asks for, by keyword, one a task."""
     return {
         keyword: [

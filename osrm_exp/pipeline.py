@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from osrm_exp import needs
+from osrm_exp import needs, searchpath
 from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts import Workshop
 from osrm_exp.bench import Bench, rows_of
@@ -38,6 +38,7 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     start = time.perf_counter()
     rehearse(cell)
     rows_of(cell)
+    workshop.store.get_all(list(cell.given.values()), workshop)  # refused before any training
     wanted = [*needs.fine_tunes(cell), *needs.heads(cell)]
     workshop.store.get_all(needs.of_inits(wanted), workshop)
     adapters = [read_adapter(folder) for folder in workshop.store.get_all(wanted, workshop)]
@@ -91,8 +92,9 @@ def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
         "inputs": {
             "weights": cell.model.weights,
             "sources": {task.name: task.source for task in cell.tasks},
+            "given": {task: one.content for task, one in cell.given.items()},
         },
-        "overrides": list(cell.overrides),
+        "overrides": list(cell.overrides), "conf": searchpath.named(),
         "versions": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
 

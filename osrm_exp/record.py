@@ -20,7 +20,7 @@ class Record(BaseModel):
     means "as before", moves no address.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def address(self) -> dict[str, Any]:
         """What is computed, as plain data."""

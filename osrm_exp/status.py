@@ -24,7 +24,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from osrm_exp import signals
+from osrm_exp import searchpath, signals
 from osrm_exp.compose import cell_from, configuration, sweep
 from osrm_exp.report.rows import is_done, rows_file, rows_in
 from osrm_exp.store.lock import Lock
@@ -83,6 +83,7 @@ def _sweep(folder: Path, results: Path) -> Sweep | None:
     if many.is_file():
         config = OmegaConf.load(many)
         task, hydra = list(config.hydra.overrides.task), list(config.hydra.overrides.hydra)
+        searchpath.typed(hydra)  # its own configs compose its cells
         cells = tuple(sweep(task))
     else:
         config = OmegaConf.load(folder / ".hydra" / "config.yaml")
@@ -118,15 +119,15 @@ def _key(overrides: Iterable[str]) -> Overrides:
 def _told(logs: Path) -> dict[Overrides, Path]:
     """The last status of every cell, by overrides."""
     files = sorted(logs.rglob("status.json"), key=lambda file: file.stat().st_mtime)
-    return {_key(_read(file)["overrides"]): file for file in files}
+    return {_key(read_status(file)["overrides"]): file for file in files}
 
 
 def _of(file: Path | None) -> tuple[str, str]:
     if file is None:
         return "missing", ""
-    status = _read(file)
+    status = read_status(file)
     if status["outcome"] == "failed":
-        return "failed", status.get("reason", "")
+        return "failed", status["reason"]
     if status["outcome"] in ("running", "interrupted"):
         lock = Lock(file.with_name("status.held"))
         if status["outcome"] == "running" and not lock.dead():
@@ -136,11 +137,13 @@ def _of(file: Path | None) -> tuple[str, str]:
     return "missing", ""
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_status(file: Path) -> dict[str, Any]:
+    """What a job's file says; `unknown` where it was cut short."""
+    known = {"outcome": "unknown", "overrides": [], "reason": "unknown"}
     try:
-        return {"overrides": [], **json.loads(file.read_text())}
-    except ValueError:  # cut short by a full disk or a kill
-        return {"overrides": [], "outcome": "unknown"}
+        return known | json.loads(file.read_text())
+    except (ValueError, TypeError):  # cut short by a full disk or a kill
+        return known
 
 
 def _write(folder: Path, status: dict[str, Any]) -> None:

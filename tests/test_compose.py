@@ -1,6 +1,6 @@
 import pytest
 
-from osrm_exp.compose import cell_from, configuration, sweep
+from osrm_exp.compose import cell_from, check_study, configuration, sweep
 from osrm_exp.identity import identity
 
 
@@ -105,9 +105,25 @@ def test_a_sweep_is_multiplied_out_as_hydra_does():
         (["merge.grid={scaling: []}", "search=grid"], r"merge\.grid\.scaling.*at least 1"),
         (["init=osrm", "+init.statistics.others.of=nobody"], r"others\.of: .*'expert'"),
         (["init=osrm", "init.statistics.others.samples=0"], r"others\.samples"),
+        (
+            ["dataset.only=../../evil", "+dataset.tasks={../../evil: {text: [a]}}"],
+            "cannot name a file",
+        ),
+        (["study=../evil"], r"study: '\.\./evil' cannot name a file"),
+        (["heads=../../evil"], "no file of conf/init"),
     ],
 )
 def test_what_no_model_is_needed_for_is_refused_at_the_door(configured, overrides, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         cell_from(configured("roberta", *overrides))
     assert "\n" not in str(caught.value)
+
+
+def test_an_experiment_on_another_model_has_a_folder_of_its_own():
+    other = ("+experiment=minilm_glue", "model=roberta_large")
+    with pytest.raises(ValueError, match=r"is one of model=minilm.*model=roberta_large.*study="):
+        check_study(configuration(other))
+    for fine in [("model=minilm",), ("study=mine", other[1]), ("paths.results=x", other[1])]:
+        check_study(configuration((other[0], *fine)))
+    mine = configuration((other[0], "study=mine"))
+    assert mine["study"] == "mine" and mine["paths"]["results"] == "results/mine"

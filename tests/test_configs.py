@@ -28,7 +28,7 @@ def test_an_experiment_composes_with_every_choice_of_its_sweep(name):
                     "config", [f"+experiment={name}", choice], return_hydra_config=True
                 )
                 HydraConfig.instance().set_config(config)
-                assert config.experiment == name
+                assert config.study == name
                 build(Merge, OmegaConf.to_container(config.merge, resolve=True), "merge").check()
     assert len(list(itertools.product(*points))) >= 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from osrm_exp import CONF
 from osrm_exp.report.rows import read_rows
 
 TINY = [
@@ -81,29 +82,56 @@ def test_a_killed_run_is_finished_by_the_same_command(command, tmp_path):
     assert set(read_rows(tmp_path / "results").task) == {"cola", "sst2"}
 
 
-def test_ctrl_c_is_one_sentence_and_leaves_nothing_half_done(command, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_one_sentence_and_leaves_nothing_half_done(command, tmp_path, number, code):
     process = subprocess.Popen(
         [*command, "merge=average", "tuning.epochs=2000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for(tmp_path, "store/FineTune/.*.scratch")
     time.sleep(3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "interrupted; the same command continues" in errors and "Traceback" not in errors
+    assert process.returncode == code, errors
+    assert errors.endswith("ed; the same command continues\n") and "Traceback" not in errors
     assert not list(tmp_path.glob("store/FineTune/.*.scratch"))
     assert not list(tmp_path.glob("results/rows/*"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in /proc")
+PROC = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds workers in /proc")
+
+
+def children_of(process) -> dict[str, str]:
+    """Commands of its child processes, by their numbers."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return {child: Path(f"/proc/{child}/cmdline").read_text() for child in children}
+
+
+@PROC
+def test_a_terminated_sweep_leaves_no_worker_behind(command, tmp_path):
+    sweep = (*command, "hydra/launcher=parallel", "merge=average,ties", "tuning.epochs=2000", "-m")
+    process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path, "store/FineTune/.*.scratch")
+    workers = children_of(process)
+    assert len(workers) > 1
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "terminated; the same command continues" in errors and "Traceback" not in errors
+    deadline = time.monotonic() + 20
+    while (left := [w for w in workers if Path("/proc", w).exists()]) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.2)
+    assert not left
+
+
+@PROC
 def test_a_killed_worker_is_one_sentence_and_the_same_command_continues(command, tmp_path):
     sweep = (*command, "hydra/launcher=parallel", "merge=average,ties", "tuning.epochs=5", "-m")
     process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path, "store/FineTune/.*.scratch")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    named = {child: Path(f"/proc/{child}/cmdline").read_text() for child in children}
-    worker = next(child for child, name in named.items() if "popen_loky" in name)
+    worker = next(child for child, name in children_of(process).items() if "popen_loky" in name)
     os.kill(int(worker), signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in errors
@@ -111,11 +139,29 @@ def test_a_killed_worker_is_one_sentence_and_the_same_command_continues(command,
     assert "2 finished, 0 skipped, 0 failed" in run(sweep).stdout
 
 
+@pytest.mark.parametrize("what", ["results", "logs"])
+def test_a_sweep_that_loses_everything_says_so(command, tmp_path, what):
+    (tmp_path / what).write_text("a file, where nobody can write into")
+    swept = run(command, "merge=average,ties", "-m")
+    assert swept.returncode == 1 and "Traceback" not in swept.stdout + swept.stderr
+    if what == "results":
+        assert "2 cells: 0 finished, 0 skipped, 2 failed" in swept.stdout
+        assert "paths.results=DIR takes another folder" in swept.stdout
+    assert not list(tmp_path.glob("store/FineTune/[!.]*"))  # seen before the work
+
+
+def test_the_cell_that_lacks_a_key_is_named(command):
+    swept = run(command, "merge=individual,ties", "merge.scaling=0.3,0.6", "-m")
+    assert swept.returncode == 1
+    assert "the cell merge=individual merge.scaling=0.3: Could not override" in swept.stderr
+
+
 def test_one_failed_cell_hides_no_other(command, tmp_path):
     swept = run(command, "merge=average", "tuning.lora.r=64,2", "-m")
     assert swept.returncode == 1
     assert "1 finished, 0 skipped, 1 failed" in swept.stdout
     assert "tuning.lora.r=64 is above the width" in swept.stdout
+    assert "1 of 2" in swept.stdout and "2 of 2\n" in swept.stdout
     assert len(list((tmp_path / "results" / "rows").iterdir())) == 1
 
 
@@ -146,12 +192,31 @@ def test_a_hub_out_of_reach_names_what_was_tried_and_what_helps(command):
         assert option.split("=")[1] in said and "Traceback" not in said
 
 
+def test_merge_is_a_command_of_its_own(tmp_path):
+    answer = run([sys.executable, "-m", "osrm_exp"], "merge", "tise", "a", str(tmp_path / "out"))
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("osrm_exp: there is no merge 'tise'")
+
+
+def test_own_configs_come_from_a_folder(command, tmp_path):
+    (tmp_path / "own" / "merge").mkdir(parents=True)
+    text = (CONF / "merge" / "average.yaml").read_text()
+    (tmp_path / "own" / "merge" / "mine.yaml").write_text(text)
+    own = ("--config-dir", str(tmp_path / "own"))
+    swept = run(command, *own, "merge=mine", "seed=1,2", "hydra/launcher=parallel", "-m")
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    rows = read_rows(tmp_path / "results")
+    assert set(rows["merge"]) == {"mine"} and rows.conf[0] == [own[1]]
+
+
 def test_wandb_gets_one_finished_run_a_cell_without_an_account(command, tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     swept = run(command, "logger=wandb", "merge=average,pretrained", "-m", env=environment)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     runs = list((tmp_path / "logs" / "wandb").glob("wandb/offline-run-*"))
     assert len(runs) == 2
+    sent = [file for run in runs for file in (*run.glob("*.wandb"), *run.glob("files/*"))]
+    assert sent and not any(b"/pytest-" in file.read_bytes() for file in sent)
 
 
 def test_tensorboard_writes_events(command, tmp_path):

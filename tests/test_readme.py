@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from osrm_exp import needs, pipeline
 from osrm_exp.report.rows import rows_in
 
 ROOT = Path(__file__).parents[1]
@@ -69,3 +70,23 @@ def test_a_method_is_added_as_printed(copy, checkpoints, suite):
     rows = rows_in(cell)
     assert {row["merge"] for row in rows} == {"biggest"}
     assert {row["task"] for row in rows} == {"cola", "sst2"}
+
+
+def test_an_evaluation_runs_as_printed(cell, workshop, checkpoints, suite, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", section("Use it"), flags=re.DOTALL)
+    (block,) = (one for one in blocks if "evaluate(" in one)
+    assert len(block.splitlines()) <= 12
+    chosen = cell("roberta", "dataset.only=[cola,mnli]", "tuning.epochs=1", "merge=knots_ties",
+                  "merge.scaling=0.6")  # fmt: skip
+    rows = pipeline.run(chosen, workshop).rows
+    (tmp_path / "adapters").mkdir()
+    for one in needs.fine_tunes(chosen):
+        (tmp_path / "adapters" / one.task.name).symlink_to(workshop.store.folder(one))
+    (tmp_path / "checkpoint").symlink_to(checkpoints["roberta"])
+    (tmp_path / "rows").symlink_to(suite)
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(block, found)
+    assert found["scores"]["cola"]["mcc"] == next(r["value"] for r in rows if r["metric"] == "mcc")
+    with pytest.raises(ValueError, match="qqqp"):
+        found["evaluate"](found["merged"], {"qqqp": "x"}, model="roberta_large", suite="glue")

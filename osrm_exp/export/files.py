@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import save_file
 
-from osrm_exp import needs
+from osrm_exp import needs, searchpath
 from osrm_exp.adapter import Adapter, read_adapter, write_adapter
 from osrm_exp.artifacts import Workshop
 from osrm_exp.bench import Bench
@@ -176,6 +176,7 @@ def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, Sequence[Row], Work
         ValueError: not a file of rows, or one whose cell the configs of today do not compose.
     """
     rows = rows_in(file)
+    searchpath.name(rows[0].get("conf", []))
     config = configuration([*rows[0]["overrides"], *added])
     cell, digest = cell_from(config), rows[0]["cell"]
     if cell.digest != digest:

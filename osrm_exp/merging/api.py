@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from osrm_exp import CONF
+from osrm_exp import searchpath
 from osrm_exp.adapter import Adapter, read_adapter, stacked
 from osrm_exp.lora import LowRank, Update
 from osrm_exp.record import build
@@ -61,13 +61,13 @@ def _stacked(adapters: Sequence[Path | str | Mapping[str, LowRank]]) -> dict[str
 
 
 def configured(name: str) -> Merge:
-    """The method of `conf/merge/<name>.yaml` at its defaults.
+    """The method of `conf/merge/<name>.yaml` at its defaults; also of an own folder of configs.
 
     Raises:
         ValueError: there is no such file.
     """
-    known = {path.stem: path for path in sorted((CONF / "merge").glob("*.yaml"))}
+    known = searchpath.files("merge")
     if name not in known:
-        raise ValueError(f"there is no merge {name!r}; there are: {', '.join(known)}")
+        raise ValueError(f"there is no merge {name!r}; there are: {', '.join(sorted(known))}")
     config: Any = OmegaConf.to_container(OmegaConf.load(known[name]), resolve=True)
     return build(Merge, config, f"merge {name}")

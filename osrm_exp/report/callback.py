@@ -1,44 +1,98 @@
-"""Hydra callback: counts the cells of a sweep and rebuilds its tables when it ends."""
+"""Hydra callback: tells how far a sweep is, counts its cells and rebuilds its tables at its end."""
 
 from __future__ import annotations
 
-import json
+import logging
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from osrm_exp.compose import configuration, points
+from osrm_exp.status import read_status
+
+log = logging.getLogger("osrm_exp")
 OUTCOMES = ("finished", "skipped", "failed")
+Cells = list[tuple[str, ...]]
 
 
 class Report(Callback):
-    """`failed` counts this process's failed cells, and one for a report that was not made."""
+    """`failed` counts this process's failed or lost cells, and one for a report that was not made;
+    `cells` are those of its sweep, by their overrides."""
 
     failed = 0
+    cells: Cells = []
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        Report.cells = list(points(config.hydra.sweeper.params, config.hydra.overrides.task))
+        self.total, self.shared = len(Report.cells), _shared(Report.cells)
+        self.start = time.time()  # the callback itself goes to the workers
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """A line after each cell of a sweep."""
+        if "start" not in vars(self):
+            return
+        status = read_status(Path(config.hydra.runtime.output_dir) / "status.json")
+        if status["outcome"] == "failed":
+            log.error("failed: %s: %s", _own(status["overrides"], self.shared), status["reason"])
+        found = _statuses(Path(config.hydra.sweep.dir))
+        log.info("%s", progress([s["outcome"] for s in found], self.total, self.start))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        self._finish(config, Path(config.hydra.sweep.dir))
+        self._finish(config, Path(config.hydra.sweep.dir), len(Report.cells))
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        self._finish(config, Path(config.hydra.run.dir))
+        self._finish(config, Path(config.hydra.run.dir), 1)
 
-    def _finish(self, config: DictConfig, folder: Path) -> None:
+    def _finish(self, config: DictConfig, folder: Path, total: int) -> None:
         Report.failed = 1  # Hydra swallows what a callback raises: until all is well it is not
-        found = [json.loads(file.read_text()) for file in sorted(folder.rglob("status.json"))]
-        results = Path(config.paths.results)
+        found, results = _statuses(folder), Path(config.paths.results)
         problem = _write(results)
         count = {k: [s for s in found if s["outcome"] == k] for k in OUTCOMES}
-        print(f"\n{len(found)} cells: " + ", ".join(f"{len(count[k])} {k}" for k in OUTCOMES))
+        lost = max(total, len(found)) - sum(map(len, count.values()))
+        said = [f"{len(count[k])} {k}" for k in OUTCOMES] + ([f"{lost} lost"] if lost else [])
+        print(f"\n{max(total, len(found))} cells: {', '.join(said)}")
+        shared = _shared([tuple(s["overrides"]) for s in found])
         for status in count["failed"]:
-            told = " ".join(_own(status["overrides"], found))
-            print(f"  failed: {told}: {status.get('reason', 'interrupted')}")
+            print(f"  failed: {_own(status['overrides'], shared)}: {status['reason']}")
         if problem:
             print(f"no tables: {problem}")
         else:
             print(f"tables: {results}/table.{{csv,md,tex}}   rows: {results}/rows/   "
                   f"adapters: {config.paths.store}")  # fmt: skip
-        Report.failed = len(count["failed"]) + bool(problem)
+        Report.failed = len(count["failed"]) + lost + bool(problem)
+
+    @staticmethod
+    def blamed(error: BaseException) -> str:
+        """Which cell of a sweep it is that cannot be composed, in front of Hydra's own sentence."""
+        if not isinstance(error, HydraException) or len(Report.cells) < 2:
+            return ""
+        shared = _shared(Report.cells)
+        for cell in Report.cells:
+            try:
+                configuration(cell)
+            except HydraException:
+                return f"the cell {_own(cell, shared)}: "
+        return ""
+
+
+def progress(outcomes: list[str], total: int, start: float) -> str:
+    """How many cells are done, and how long the others will take if they are like those."""
+    done = [one for one in outcomes if one in OUTCOMES]
+    left, worked = total - len(done), len(done) - done.count("skipped")
+    if not left or not worked:
+        return f"{len(done)} of {total}"
+    seconds = (time.time() - start) / worked * left
+    much = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+    return f"{len(done)} of {total}, about {much} left"
+
+
+def _statuses(folder: Path) -> list[dict[str, Any]]:
+    return [read_status(file) for file in sorted(folder.rglob("status.json"))]
 
 
 def _write(results: Path) -> str | None:
@@ -51,11 +105,17 @@ def _write(results: Path) -> str | None:
         print(write_report(results))
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())
+    except Exception as error:  # a bug of ours takes no cell's summary along
+        log.exception("the report of %s", results)
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
 
 
-def _own(overrides: list[str], cells: list[dict[str, Any]]) -> list[str]:
+def _shared(cells: Cells) -> set[str]:
+    """The overrides that all cells of a sweep have; of a single cell none."""
+    return set.intersection(*map(set, cells)) if len(cells) > 1 else set()
+
+
+def _own(overrides: Iterable[str], shared: set[str]) -> str:
     """What tells a cell from the others of its sweep."""
-    others = [set(cell["overrides"]) for cell in cells]
-    shared = set.intersection(*others) if len(others) > 1 else set()
-    return [o for o in overrides if o not in shared] or overrides
+    return " ".join(o for o in overrides if o not in shared) or " ".join(overrides)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from osrm_exp.report.captions import caption
 from osrm_exp.report.curves import coefficient_curves, sweep_curves
+from osrm_exp.report.frame import ORDER
 from osrm_exp.report.plots import MOST, bar_plot, cost_plot, curve_plot
 
 PLAIN: Any = {"svg.hashsalt": "osrm_exp", "svg.fonttype": "none"}  # the same rows, the same file
@@ -31,7 +32,7 @@ def figures(found: pd.DataFrame, searches: pd.DataFrame) -> Drawn:
         for (name, of), group in curves.groupby(["curve", "of"]) if len(curves) else ():
             what = f"{of[0].upper()}{of[1:]} against {name}, every value that was {source}. {BAND}"
             yield f"{source}_{name}_{of.rpartition(' ')[2]}", curve_plot(group), what
-    if "merge_seconds" in found:
+    if "merge_seconds" in found and not found["merge"].isin(ORDER).all():
         yield "cost", cost_plot(found), "Average against the seconds that a merge takes."
 
 

@@ -12,6 +12,7 @@ from osrm_exp.spec.methods import Merge as Merge
 from osrm_exp.spec.methods import Need as Need
 from osrm_exp.spec.methods import Search as Search
 from osrm_exp.spec.stages import FineTune as FineTune
+from osrm_exp.spec.stages import Given as Given
 from osrm_exp.spec.stages import Statistic as Statistic
 from osrm_exp.spec.subject import Lora as Lora
 from osrm_exp.spec.subject import Model as Model

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from osrm_exp.record import Record, digest
 from osrm_exp.spec.methods import Init, Merge, Need, Search
+from osrm_exp.spec.stages import Given
 from osrm_exp.spec.subject import Fraction, Model, Task, Tuning
 
 
@@ -50,6 +51,7 @@ class Cell(Record):
     diagnostics: dict[str, Need] = Field(default={}, exclude=True)
     rank: PositiveInt | None = None
     seed: int
+    given: dict[str, Given] = {}  # by task
     names: dict[str, str] = Field(exclude=True)
     overrides: tuple[str, ...] = Field(exclude=True)  # what composes this cell again
     version: int = 1
@@ -68,8 +70,14 @@ class Cell(Record):
 
     @property
     def arm(self) -> str:
-        """The file of the init and what was overridden in it: no two arms look alike."""
-        return " ".join(dict.fromkeys([self.names["init"], *self._overridden("init")]))
+        """The file of the init and what was overridden in it: no two arms look alike. Of adapters
+        from elsewhere, in its place, what tells one set of them from another."""
+        own = list(dict.fromkeys([self.names["init"], *self._overridden("init")]))
+        if not self.given:
+            return " ".join(own)
+        what = digest({task: one.content for task, one in self.given.items()})[:6]
+        every = len(self.given) == len(self.tasks)
+        return " ".join([*([] if every else own), f"given:{what}"])
 
     @property
     def schedule(self) -> str:

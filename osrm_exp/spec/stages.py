@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from osrm_exp.call import Call
 from osrm_exp.record import Record
 from osrm_exp.spec.methods import Init
@@ -22,7 +24,7 @@ class Statistic(Record):
     truncation_side: str
     call: Call
     samples: int
-    expert: FineTune | None = None
+    expert: FineTune | Given | None = None
     version: int = 1
 
     @property
@@ -65,6 +67,31 @@ class FineTune(Record):
         from osrm_exp.artifacts import fine_tune  # torch, lightning: not before it is needed
 
         fine_tune.build(self, folder, workshop)
+
+
+class Given(Record):
+    """An adapter from elsewhere in the place of a task's fine-tuning."""
+
+    model: Model
+    task: Task
+    source: str = Field(exclude=True)  # a folder, or a hub id with its revision
+    content: str  # identity of what lies there, see `adapter_identity`
+    version: int = 1
+
+    @property
+    def option(self) -> str:
+        """Where a config names it."""
+        return f"dataset.tasks.{self.task.name}.adapter"
+
+    @property
+    def label(self) -> str:
+        return f"{self.task.name}-given"
+
+    def build(self, folder: Path, workshop: Any) -> None:
+        """Reads and checks it; see `artifacts.given`."""
+        from osrm_exp.artifacts import given  # torch: not before there is something to do
+
+        given.build(self, folder, workshop)
 
 
 Statistic.model_rebuild()

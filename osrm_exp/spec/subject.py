@@ -53,6 +53,7 @@ class Task(Record):
     seed: int  # of rows and held-out slice
     follows: bool = Field(default=False, exclude=True)  # seed is the cell's, `dataset.seed: null`
     holdout: Fraction
+    adapter: str | None = Field(default=None, exclude=True)  # folder or org/name@revision: `Given`
 
     @field_validator("text", mode="before")
     @classmethod
@@ -84,7 +85,7 @@ class Lora(Record):
     lora_alpha: Annotated[float, Field(gt=0)]
     lora_dropout: Fraction
     use_rslora: bool
-    blocks: tuple[str, ...]
+    blocks: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Tuning(Record):

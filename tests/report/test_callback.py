@@ -1,9 +1,10 @@
 import json
+import time
 
 import pytest
 from omegaconf import OmegaConf
 
-from osrm_exp.report.callback import Report
+from osrm_exp.report.callback import Report, progress
 from osrm_exp.report.rows import rows_file, write_rows
 
 
@@ -54,8 +55,24 @@ def test_a_sweep_without_any_rows_is_a_failure(finish, capsys):
     assert "holds no rows yet" in capsys.readouterr().out and Report.failed == 2
 
 
-def test_an_unforeseen_error_is_a_failure_too(tmp_path, finish, row):
+def test_an_unforeseen_error_is_a_failure_too(tmp_path, finish, row, capsys):
     write_rows(tmp_path, "c", [{"headline": True}])
-    with pytest.raises((KeyError, AttributeError)):
-        finish(("finished", "merge=ties"))
-    assert Report.failed == 1
+    finish(("finished", "merge=ties"))
+    assert "1 cells: 1 finished" in capsys.readouterr().out and Report.failed == 1
+
+
+def test_cells_that_left_nothing_are_lost(tmp_path, finish, row, capsys, monkeypatch):
+    write_rows(tmp_path, "c", [row()])
+    monkeypatch.setattr(Report, "cells", [("merge=ties",), ("merge=dare",), ("merge=pcb",)])
+    finish(("finished", "merge=ties"), ("running", "merge=dare"))
+    assert "3 cells: 1 finished, 0 skipped, 0 failed, 2 lost" in capsys.readouterr().out
+    assert Report.failed == 2
+
+
+def test_how_far_a_sweep_is():
+    begun = time.time() - 60
+    assert progress(["finished", "skipped", "failed", "running"], 15, begun) == (
+        "3 of 15, about 6 minutes left"
+    )
+    assert progress(["skipped"], 2, begun) == "1 of 2"
+    assert progress(["finished", "finished"], 2, begun) == "2 of 2"
