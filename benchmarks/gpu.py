@@ -341,7 +341,8 @@ def scored(folder: Path, place: str, accelerator: str, merge: list[str], tiny: b
     """`{task/metric: value}` of a cell whose adapters and statistics lie in the store `place`."""
     overrides = [
         f"model.path={folder / 'model'}", "dataset=mini", "tuning.lr=3e-3", "init=osrm",
-        f"tuning.epochs={1 if tiny else 2}", "tuning.batch_size=16", "tuning.lora.r=4", "tuning.max_length=64",
+        f"tuning.epochs={1 if tiny else 2}", "tuning.batch_size=16", "tuning.lora.r=4",
+        "tuning.max_length=64",
         "dataset.only=[sentiment,similarity,inference3]", "dataset.rows.train=128",
         "dataset.rows.validation=64", "protocol.holdout=0.2", f"paths.store={folder / place}",
         f"merge={merge[0]}", *merge[1:],
