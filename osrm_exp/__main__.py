@@ -24,12 +24,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
-from osrm_exp.compose import cell_from, check_study, plain
+from osrm_exp.compose import cell_from, plain
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, write_rows
 from osrm_exp.spec import Cell
 from osrm_exp.status import told
+from osrm_exp.study import check_study
 
 log = logging.getLogger("osrm_exp")
 SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)  # a user can mend these

@@ -61,28 +61,13 @@ def _unswept(overrides: Sequence[str]) -> list[str]:
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = [*searchpath.override(), *overrides]
-        return compose("config", chosen, return_hydra_config=True)
-
-
-def check_study(config: Mapping[str, Any]) -> None:
-    """Whether an experiment on another model or suite than its own has a folder of its own too.
-
-    Raises:
-        ValueError: its rows would come to lie among those of the experiment.
-    """
-    typed = dict(one.lstrip("+").partition("=")[::2] for one in config["overrides"])
-    other = [group for group in ("model", "dataset") if group in typed]
-    if "experiment" not in typed or not other or typed.keys() & {"study", "paths.results"}:
-        return
-    own = configuration([f"+experiment={typed['experiment']}"])
-    for group in other:
-        if own[group]["name"] != config[group]["name"]:
-            raise ValueError(
-                f"+experiment={typed['experiment']} is one of {group}={own[group]['name']}: name "
-                f"the folder for {group}={config[group]['name']} with study=NAME"
-            )
+    chosen, running = [*searchpath.override(), *overrides], GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()  # a job may compose another cell than its own
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", chosen, return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
@@ -130,8 +115,8 @@ def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: l
     if unknown := [one for one in per_init if not searchpath.file("init", one)]:
         raise ValueError(f"tuning.per_init names {unknown[0]!r}, which is no file of conf/init")
     built = build(Init, init, "init")
-    fields = {**tuning, **per_init.get(name, {})}
-    return Arm(name=name, init=built, tuning=_tuning(fields, config["dataset"], built, tasks))
+    settings = _tuning({**tuning, **per_init.get(name, {})}, config["dataset"], built, tasks)
+    return Arm(name=name, init=built, tuning=settings)
 
 
 def _init(name: str) -> dict[str, Any]:

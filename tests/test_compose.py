@@ -1,6 +1,6 @@
 import pytest
 
-from osrm_exp.compose import cell_from, check_study, configuration, sweep
+from osrm_exp.compose import cell_from, configuration, sweep
 from osrm_exp.identity import identity
 
 
@@ -117,13 +117,3 @@ def test_what_no_model_is_needed_for_is_refused_at_the_door(configured, override
     with pytest.raises(ValueError, match=sentence) as caught:
         cell_from(configured("roberta", *overrides))
     assert "\n" not in str(caught.value)
-
-
-def test_an_experiment_on_another_model_has_a_folder_of_its_own():
-    other = ("+experiment=minilm_glue", "model=roberta_large")
-    with pytest.raises(ValueError, match=r"is one of model=minilm.*model=roberta_large.*study="):
-        check_study(configuration(other))
-    for fine in [("model=minilm",), ("study=mine", other[1]), ("paths.results=x", other[1])]:
-        check_study(configuration((other[0], *fine)))
-    mine = configuration((other[0], "study=mine"))
-    assert mine["study"] == "mine" and mine["paths"]["results"] == "results/mine"
