@@ -50,6 +50,7 @@ class Config(Record):
     """The composed configuration, its groups unread; `conf/config.yaml` explains the keys."""
 
     study: str
+    note: str | None
     model: dict[str, Any]
     dataset: dict[str, Any]
     tuning: dict[str, Any]

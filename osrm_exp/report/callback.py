@@ -51,6 +51,8 @@ class Report(Callback):
     def _finish(self, config: DictConfig, folder: Path, total: int) -> None:
         Report.failed = 1  # Hydra swallows what a callback raises: until all is well it is not
         found, results = _statuses(folder), Path(config.paths.results)
+        if config.note:
+            print(f"\n{config.note}\n")
         problem = _write(results)
         count = {k: [s for s in found if s["outcome"] == k] for k in OUTCOMES}
         lost = max(total, len(found)) - sum(map(len, count.values()))
