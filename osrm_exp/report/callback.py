@@ -53,8 +53,8 @@ class Report(Callback):
         found, results = _statuses(folder), Path(config.paths.results)
         if config.note:
             print(f"\n{config.note}\n")
-        problem = _write(results)
         count = {k: [s for s in found if s["outcome"] == k] for k in OUTCOMES}
+        problem = _write(results, draw=bool(count["finished"]))
         lost = max(total, len(found)) - sum(map(len, count.values()))
         said = [f"{len(count[k])} {k}" for k in OUTCOMES] + ([f"{lost} lost"] if lost else [])
         print(f"\n{max(total, len(found))} cells: {', '.join(said)}")
@@ -97,14 +97,14 @@ def _statuses(folder: Path) -> list[dict[str, Any]]:
     return [read_status(file) for file in sorted(folder.rglob("status.json"))]
 
 
-def _write(results: Path) -> str | None:
+def _write(results: Path, *, draw: bool) -> str | None:
     """Writes and prints the report; what stood in the way, in a sentence."""
     if not any((results / "rows").glob("*.jsonl")):
         return f"{results}/rows holds no rows yet"
     from osrm_exp.report.report import write_report  # pandas: not at every start
 
     try:
-        print(write_report(results))
+        print(write_report(results, draw=draw))
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())
     except Exception as error:  # a bug of ours takes no cell's summary along

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from osrm_exp.report.figures import Drawn, figures, write_figures
+import pandas as pd
+
 from osrm_exp.report.rows import read_rows
 from osrm_exp.report.scores import scores
 from osrm_exp.report.tables import write_tables
+
+if TYPE_CHECKING:
+    from osrm_exp.report.figures import Drawn
 
 MEANS = (
     "Means over modules, tasks and seeds, by stage of training; definitions in "
@@ -17,8 +22,12 @@ MEANS = (
 )
 
 
-def write_report(results: Path | str) -> str:
+def write_report(results: Path | str, *, draw: bool = True) -> str:
     """The tables of a results folder and, where there is evidence for them, figures.
+
+    Args:
+        results: the folder that holds `rows/`.
+        draw: figures too, which take seconds; not needed where no row is new.
 
     Raises:
         ValueError: no rows, or damaged ones.
@@ -26,12 +35,19 @@ def write_report(results: Path | str) -> str:
     results = Path(results)
     rows, searches = read_rows(results), read_rows(results, "searches")
     text = write_tables(results, rows, searches)
+    if draw:
+        _draw(results, rows, searches)
+    return text
+
+
+def _draw(results: Path, rows: pd.DataFrame, searches: pd.DataFrame) -> None:
+    from osrm_exp.report.figures import figures, write_figures  # matplotlib: seconds to import
+
     found = scores(rows)
     drawn = figures(found, searches)
     if any((results / "diagnostics").glob("*.jsonl")):
         drawn = chain(drawn, _diagnostics(results))
     write_figures(results, found, drawn)
-    return text
 
 
 def _diagnostics(results: Path) -> Drawn:
