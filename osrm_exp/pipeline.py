@@ -37,6 +37,7 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     """
     start = time.perf_counter()
     rehearse(cell)
+    workshop.tell_cost(cell.tuning.precision)
     rows_of(cell)
     workshop.store.get_all(list(cell.given.values()), workshop)  # refused before any training
     wanted = [*needs.fine_tunes(cell), *needs.heads(cell)]
