@@ -12,7 +12,6 @@ import torch
 
 from osrm_exp.store import Store
 
-
 log = logging.getLogger("osrm_exp")
 
 
@@ -37,8 +36,8 @@ class Workshop:
         """Says what a precision costs that this machine has no units for."""
         if precision == "bf16" and self.accelerator == "cpu" and (times := _slower_in_bf16()) > 2:
             log.warning(
-                "tuning.precision=bf16: a matrix product takes %.0f times as long as in fp32 on this "
-                "CPU, which has no bf16 units; tuning.precision=fp32 is another run, and faster",
+                "tuning.precision=bf16: a matrix product takes %.0f times as long as in fp32 on "
+                "this CPU, which has no bf16 units; tuning.precision=fp32 is another run, and faster",
                 times,
             )
 
