@@ -20,7 +20,7 @@ def finish(tmp_path):
             (folder / "status.json").write_text(json.dumps(status))
         paths = {"results": str(tmp_path), "store": "artifacts"}
         hydra = {"sweep": {"dir": str(tmp_path / "logs")}}
-        Report().on_multirun_end(OmegaConf.create({"paths": paths, "hydra": hydra}))
+        Report().on_multirun_end(OmegaConf.create({"note": None, "paths": paths, "hydra": hydra}))
 
     yield done
     Report.failed = 0
