@@ -36,11 +36,11 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
         ValueError: in one sentence, what is wrong; what can be known is said before any training.
     """
     start = time.perf_counter()
+    wanted = [*needs.fine_tunes(cell), *needs.heads(cell)]
     rehearse(cell)
     workshop.tell_cost(cell.tuning.precision)
     rows_of(cell)
     workshop.store.get_all(list(cell.given.values()), workshop)  # refused before any training
-    wanted = [*needs.fine_tunes(cell), *needs.heads(cell)]
     workshop.store.get_all(needs.of_inits(wanted), workshop)
     adapters = [read_adapter(folder) for folder in workshop.store.get_all(wanted, workshop)]
     bench = Bench(cell, adapters, workshop)

@@ -57,5 +57,5 @@ def warn_of_bases(bases: Mapping[str, str | None]) -> None:
         warnings.warn(
             f"{one} was trained on {first} and {other} on {second}: their sum has a meaning only "
             "if the two hold the same weights",
-            stacklevel=3,
+            stacklevel=4,  # whoever called merge
         )

@@ -154,13 +154,13 @@ SMALLER = "{r: 2, lora_alpha: 16, lora_dropout: 0, use_rslora: false, blocks: [q
         (["+search.trials=9"], "search.trials is not an option"),
         (["+init.scale=2"], "init gaussian: .*'scale'; it takes no option"),
         (["init=pissa", "+init.scale=2"], "init.scale is not an option"),
-        (["init.freeze=C"], "init.freeze: .* 'A' or 'B'"),
+        (["init.freeze=C"], "init.freeze: .* 'A', 'B' or 'both'"),
         (["init.row_norm=long"], "row_norm is 'long'"),
         ([f"{STSB}.intermediate=qqp"], "stsb starts .*=qqp; the tasks here are: cola, stsb, mnli"),
         (["tuning.intermediate=mnli"], "=mnli, which has one itself"),
         ([f"{STSB}={{intermediate: mnli, lora: {SMALLER}}}"], "may differ in lora_dropout alone"),
         ([f"{STSB}.intermediate=mnli", "init=pissa"], "init.peft=pissa starts from base weights"),
-        (["init=osrm", "+init.statistics.others.layer=2"], "statistics gram: .*'layer'"),
+        (["init=osrm", "+init.statistics.others.layer=2"], "others gram: .*'layer'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(cell, workshop, overrides, sentence):
@@ -178,9 +178,11 @@ def test_a_diverging_loss_names_the_way_out_and_keeps_nothing(cell, workshop):
     assert not list(workshop.store.root.glob("FineTune/[!.]*"))
 
 
-def test_diagnostics_belong_to_the_individual_cell_and_agree_with_its_adapters(cell, workshop):
+def test_diagnostics_belong_to_the_adapters_and_agree_with_them(cell, workshop):
     chosen = cell("roberta", "merge=individual", "diagnostics=layers", "init=osrm")
-    assert cell("roberta", "merge=ties", "diagnostics=layers").diagnostics is None
+    other = cell("roberta", "merge=ties", "diagnostics=layers", "init=osrm")
+    assert needs.diagnosis(other) == needs.diagnosis(chosen)  # of adapters, not of a merge
+    assert other.digest == cell("roberta", "merge=ties", "init=osrm").digest
     pipeline.run(chosen, workshop)
     rows = tidy(pd.DataFrame(diagnosed(chosen, workshop)))
     modules = [

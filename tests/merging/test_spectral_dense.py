@@ -54,12 +54,10 @@ def test_noise_in_null_directions_changes_the_result(merge):
 
 def test_equal_to_the_core_forms_where_the_sum_has_full_rank():
     updates = adapters((2, 2, 2), shapes=FULL)
+    own = {"common_space_fraction": 0.4, "scaling": 1.0}  # leaves every task a direction
     pairs = [
         (DENSE["iso_c"](updates), iso_c(updates, space="delta", scaling=1.0)),
-        (
-            DENSE["iso_cts"](updates),
-            iso_cts(updates, space="delta", common_space_fraction=0.8, scaling=1.0),
-        ),
+        (iso_cts_dense(updates, **own), iso_cts(updates, space="delta", **own)),
     ]
     for dense, core in pairs:
         assert distance(dense["layer0.q"], core["layer0.q"]) < 1e-10
