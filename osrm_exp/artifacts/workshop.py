@@ -37,7 +37,8 @@ class Workshop:
         if precision == "bf16" and self.accelerator == "cpu" and (times := _slower_in_bf16()) > 2:
             log.warning(
                 "tuning.precision=bf16: a matrix product takes %.0f times as long as in fp32 on "
-                "this CPU, which has no bf16 units; tuning.precision=fp32 is another run, and faster",
+                "this CPU, which has no bf16 units; tuning.precision=fp32 is faster here, and "
+                "another run",
                 times,
             )
 
