@@ -18,7 +18,7 @@ from osrm_exp.model import applied, logits
 from osrm_exp.statistics import gram
 
 if TYPE_CHECKING:
-    from osrm_exp.pipeline import Bench
+    from osrm_exp.bench import Bench
 
 LAYER = re.compile(r"(?:.*?\.)?\d+\.")  # up to the outermost number: T5's block.3, not its layer.1
 
