@@ -6,11 +6,11 @@ from osrm_exp.loggers import public
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        ("model.path=/home/me/my model", "model.path=(local)"),
+        ("model.path=/somewhere/my model", "model.path=(local)"),
         ("~/x", "(local)"),
         ("~me/x", "(local)"),
         ("../x", "(local)"),
-        ("+dataset.tasks={cola: {path: '/home/me'}}", "+dataset.tasks={cola: {path: '(local)"),
+        ("+dataset.tasks={cola: {path: '/somewhere'}}", "+dataset.tasks={cola: {path: '(local)"),
         ("hf_abcdefghijklmnop", "(secret)"),
         ("model.path=FacebookAI/roberta-large", "model.path=FacebookAI/roberta-large"),
         ("org/name@main", "org/name@main"),

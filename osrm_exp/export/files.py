@@ -10,7 +10,6 @@ adapters are taken from the store, the merge is repeated, and nothing is ever tr
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from osrm_exp.artifacts import Workshop
 from osrm_exp.bench import Bench
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.export.card import card
+from osrm_exp.export.save import whole
 from osrm_exp.lora import Result
 from osrm_exp.model import heads_of, load_backbone, load_tokenizer
 from osrm_exp.report.rows import rows_in
@@ -64,10 +64,8 @@ def export(
     if rank is not None:
         result = Result(dict(result), rank)
     heads = dict(zip(names, zip(cell.tasks, adapters)))
-    scratch = out.with_name(f".{out.name}.scratch")
-    shutil.rmtree(scratch, ignore_errors=True)
-    (scratch / "heads").mkdir(parents=True)
-    try:
+    with whole(out) as scratch:
+        (scratch / "heads").mkdir()
         write = write_checkpoint if merged else write_lora
         write(scratch, result, cell, heads[task] if task else None)
         for name, adapter in zip(names, adapters):
@@ -75,9 +73,6 @@ def export(
         error = None if rank is None else result.error  # known once the result is written
         said = card(cell, rows, rank=rank, error=error, merged=merged, task=task)
         (scratch / "README.md").write_text(said)
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return out
 
 
