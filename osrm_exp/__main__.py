@@ -94,12 +94,12 @@ def _run(cell: Cell, config: dict[str, Any]) -> None:
             headline = {f"merged/{r['task']}": r["value"] for r in outcome.rows if r["headline"]}
             headline["merged/average"] = sum(headline.values()) / len(headline)
             logger.log_metrics(headline)
-        name = needs.diagnosis(cell)
+        name = needs.diagnosis(cell) if cell.diagnostics else None
         diagnosed = None
-        if cell.diagnostics and not is_done(rows_file(results, name, "diagnostics")):
+        if name and not is_done(rows_file(results, name, "diagnostics")):
             diagnosed = diagnostics.diagnosed(cell, workshop)
     with _written(results):
-        if diagnosed:
+        if name and diagnosed:
             write_rows(results, name, diagnosed, "diagnostics")
         if outcome.tried:
             write_rows(results, cell.digest, outcome.tried, "searches")

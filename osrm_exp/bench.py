@@ -21,7 +21,6 @@ from osrm_exp.model import (
     adapted_modules,
     applied,
     load_backbone,
-    load_tokenizer,
     logits,
     new_heads,
     skeleton,
@@ -107,8 +106,8 @@ class Bench:
 
 def rows_of(cell: Cell) -> list[data.TaskData]:
     """Rows of every task, checked before the first is trained on, and kept for the process."""
-    tokenizer = load_tokenizer(cell.model, cell.tuning.truncation_side)
-    return [data.load(task, tokenizer, cell.tuning.max_length) for task in cell.tasks]
+    how = (cell.model, cell.tuning.max_length, cell.tuning.truncation_side)
+    return [data.load(task, *how) for task in cell.tasks]
 
 
 @lru_cache(maxsize=1)

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from osrm_exp.adapter import read_adapter, write_adapter
+from osrm_exp.artifacts.peft_factors import minus
 from osrm_exp.artifacts.start import Start, begin, network, rows_of
 from osrm_exp.artifacts.workshop import Workshop
-from osrm_exp.lora import LowRank, stack
 from osrm_exp.spec import FineTune
 from osrm_exp.store import resume
 from osrm_exp.tasks import data
@@ -97,15 +97,11 @@ def _save(spec: FineTune, module: LoraFineTuning, start: Start, folder: Path) ->
     (folder / "README.md").unlink(missing_ok=True)
     if start.moved:
         adapter = read_adapter(folder)
-        updates = {n: _minus(u, start.moved[n]) for n, u in adapter.updates.items()}
+        updates = {n: minus(u, start.moved[n]) for n, u in adapter.updates.items()}
         write_adapter(folder, updates, adapter.heads, task_type=spec.task.kind.task_type,
                       modules_to_save=list(spec.model.heads),
                       base_model_name_or_path=spec.model.name)  # fmt: skip
     read_adapter(folder)  # what cannot be read back, or is not finite, is not kept
-
-
-def _minus(update: LowRank, start: LowRank) -> LowRank:
-    return stack([update, start * -1]).total()
 
 
 @contextmanager

@@ -7,34 +7,24 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
-from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
+from osrm_exp.artifacts.peft_factors import Layers, continue_from, factors, moved
 from osrm_exp.artifacts.statistic import owners, read_stacked, read_statistic
 from osrm_exp.artifacts.workshop import Workshop
 from osrm_exp.call import Call
 from osrm_exp.inits import row_norm
 from osrm_exp.lazy import Lazy
 from osrm_exp.lora import LowRank
-from osrm_exp.model import adapted_modules, load_backbone, load_tokenizer, transposed
+from osrm_exp.model import adapted_modules, load_backbone, transposed
 from osrm_exp.spec import FineTune
 from osrm_exp.tasks import data
 
 log = logging.getLogger("osrm_exp")
-
-Layers = Mapping[str, LoraLayer]
 
 
 class Start(NamedTuple):
@@ -69,19 +59,18 @@ def network(spec: FineTune) -> PeftModel:
 
 def begin(spec: FineTune, net: PeftModel, layers: Layers, workshop: Workshop) -> Start:
     """Where the factors of a new network begin; with `intermediate` it is given that adapter's."""
-    moved = _moved(layers)
+    was = moved(layers)
     if spec.intermediate:
-        _continue(net, workshop.store.get(spec.intermediate, workshop))
+        continue_from(net, workshop.store.get(spec.intermediate, workshop))
     if spec.init.call and not spec.intermediate:
-        return Start(_drawn(spec, spec.init.call, layers, workshop), moved)
-    return Start({name: _factors(layer)[0] for name, layer in layers.items()}, moved)
+        return Start(_drawn(spec, spec.init.call, layers, workshop), was)
+    return Start({name: factors(layer)[0] for name, layer in layers.items()}, was)
 
 
 def rows_of(spec: FineTune) -> data.TaskData:
     """The tokenised rows of a fine-tuning."""
     tuning = spec.tuning
-    tokenizer = load_tokenizer(spec.model, tuning.truncation_side)
-    return data.load(spec.task, tokenizer, tuning.max_length)
+    return data.load(spec.task, spec.model, tuning.max_length, tuning.truncation_side)
 
 
 def _drawn(spec: FineTune, call: Call, layers: Layers, workshop: Workshop) -> dict[str, Tensor]:
@@ -127,32 +116,3 @@ def _generator(spec: FineTune, module: str) -> torch.Generator:
     who = "" if spec.init.shared else spec.task.name
     digest = hashlib.sha256("/".join((str(spec.seed), who, module)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _continue(net: PeftModel, folder: Path) -> None:
-    """Puts an adapter's factors into the network, and its head tensors where they fit."""
-    new = get_peft_model_state_dict(net, save_embedding_layers=False)
-    found = load_file(folder / "adapter_model.safetensors")
-    set_peft_model_state_dict(
-        net, {k: t if t.shape == new[k].shape else new[k] for k, t in found.items()}
-    )
-
-
-def _factors(layer: LoraLayer) -> list[Tensor]:
-    """`A [rank, in]` and `B [out, rank]` as they stand."""
-    sides = (layer.lora_A["default"], layer.lora_B["default"])
-    return [side.get_parameter("weight").detach().clone() for side in sides]
-
-
-def _moved(layers: Layers) -> dict[str, LowRank]:
-    """What an initialisation of PEFT's (pissa, olora) moved from the base weights into the factors.
-
-    The network then computes `W - s B0 A0 + s B A`, so the delta against the original weight is
-    `s (B A - B0 A0)`, of twice the rank. Empty where `B A` starts at zero.
-    """
-    found = {}
-    for name, layer in layers.items():
-        A, B = _factors(layer)
-        if (B @ A).norm() > 1e-4 * B.norm() * A.norm():
-            found[name] = LowRank(A.float(), B.float() * layer.scaling["default"])
-    return found

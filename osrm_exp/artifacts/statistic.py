@@ -15,7 +15,7 @@ from tqdm import tqdm
 from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts.workshop import Workshop
 from osrm_exp.lazy import Lazy
-from osrm_exp.model import adapted_modules, applied, load_backbone, load_tokenizer, new_heads
+from osrm_exp.model import adapted_modules, applied, load_backbone, new_heads
 from osrm_exp.spec import Statistic
 from osrm_exp.tasks import data
 
@@ -28,7 +28,7 @@ def build(spec: Statistic, folder: Path, workshop: Workshop) -> None:
     Raises:
         ValueError: what was found is not finite.
     """
-    rows = data.load(spec.task, load_tokenizer(spec.model, spec.truncation_side), spec.max_length)
+    rows = data.load(spec.task, spec.model, spec.max_length, spec.truncation_side)
     released = spec.call.options.get("include_padding")  # pads as far as the release does
     batches = rows.batches("train", BATCH, spec.samples, spec.max_length if released else None)
     torch.manual_seed(0)  # the head of the base model is new; no gram sees it

@@ -26,7 +26,7 @@ from osrm_exp.artifacts import Workshop
 from osrm_exp.bench import Bench
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.export.card import card
-from osrm_exp.export.save import whole
+from osrm_exp.export.save import low_rank, whole
 from osrm_exp.lora import Result
 from osrm_exp.model import heads_of, load_backbone, load_tokenizer
 from osrm_exp.report.rows import rows_in
@@ -117,23 +117,13 @@ def write_lora(folder: Path, merged: Result, cell: Cell, head: Head) -> None:
     """A PEFT adapter of balanced factors, `lora_alpha = r`; `rank_pattern` where ranks differ.
 
     Raises:
-        ValueError: a dense update.
+        ValueError: see `low_rank`.
     """
-    factors = {}
-    for name, update in merged:
-        single = update.single
-        if single.rank is None:
-            raise ValueError(
-                f"merge={cell.names['merge']} gives dense updates, which no LoRA holds exactly: "
-                "truncate them with --rank K, or write a checkpoint with --merged"
-            )
-        factors[name] = single.balanced()
-    config: dict[str, Any] = {"base_model_name_or_path": cell.model.path}
+    model = cell.model
+    config: dict[str, Any] = {"base_model_name_or_path": model.path, "revision": model.revision}
     if head:
-        config |= {"task_type": head[0].kind.task_type, "modules_to_save": list(cell.model.heads)}
-    write_adapter(
-        folder, factors, head[1].heads if head else {}, revision=cell.model.revision, **config
-    )
+        config |= {"task_type": head[0].kind.task_type, "modules_to_save": list(model.heads)}
+    write_adapter(folder, low_rank(merged), head[1].heads if head else {}, **config)
 
 
 def write_checkpoint(folder: Path, merged: Result, cell: Cell, head: Head) -> None:

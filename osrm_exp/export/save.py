@@ -97,7 +97,8 @@ def low_rank(result: Result) -> dict[str, LowRank]:
         if single.rank is None:
             raise ValueError(
                 f"{module} is dense, which no LoRA holds exactly: truncate the merge with rank=K "
-                "(--rank K), or write a checkpoint with base=MODEL (--base MODEL)"
+                "(--rank K), or write a checkpoint with base=MODEL (--base MODEL; --merged of "
+                "osrm_exp.export)"
             )
         factors[module] = single.balanced()
     return factors

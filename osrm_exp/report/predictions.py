@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from osrm_exp.report.rows import in_place
+from osrm_exp.report.sealed import in_place
 
 if TYPE_CHECKING:
     import pandas as pd

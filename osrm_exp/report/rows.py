@@ -2,27 +2,23 @@
 
 `rows/` holds scores, one number a row; `diagnostics/` a row a module and metric, its numbers in a
 list over tasks or pairs of tasks (`osrm_exp.diagnostics.tidy` spreads them out); `searches/` a row
-a candidate: `{cell, point, score, split}`. A file's last line holds the number of its rows and
-their SHA-256, so that one cut short or altered is seen. `predictions/` is in
-`osrm_exp.report.predictions`.
+a candidate: `{cell, point, score, split}`. `predictions/` is in `osrm_exp.report.predictions`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from osrm_exp.report.sealed import seal, unsealed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger("osrm_exp")
-TRAILER = {"rows", "sha256"}
 
 
 def rows_file(results: Path | str, digest: str, kind: str = "rows") -> Path:
@@ -35,25 +31,8 @@ def write_rows(
 ) -> Path:
     """Writes a cell's rows beside their place and renames them into it."""
     file = rows_file(results, digest, kind)
-    with in_place(file) as scratch, scratch.open("wb") as out:
-        lines = [_line(row) for row in rows]
-        out.writelines(lines)
-        out.write(_line({"rows": len(lines), "sha256": _sha256(b"".join(lines))}))
-        out.flush()
-        os.fsync(out.fileno())
+    seal(file, rows)
     return file
-
-
-@contextmanager
-def in_place(file: Path) -> Iterator[Path]:
-    """A scratch file that becomes `file` if the block ends well, and is gone if it does not."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        yield scratch
-        scratch.rename(file)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def is_done(file: Path | str) -> bool:
@@ -62,7 +41,7 @@ def is_done(file: Path | str) -> bool:
     if not file.is_file():
         return False
     try:
-        _whole(file)
+        unsealed(file)
     except ValueError as error:
         log.warning("%s", error)
         return False
@@ -78,7 +57,7 @@ def read_rows(results: Path | str, kind: str = "rows") -> pd.DataFrame:
     import pandas as pd  # half a second, which a skipped cell does not need
 
     files = sorted((Path(results) / kind).glob("*.jsonl"))
-    return pd.DataFrame([json.loads(line) for file in files for line in _whole(file)])
+    return pd.DataFrame([json.loads(line) for file in files for line in unsealed(file)])
 
 
 def rows_in(file: Path) -> list[dict[str, Any]]:
@@ -88,41 +67,7 @@ def rows_in(file: Path) -> list[dict[str, Any]]:
         ValueError: it is not a file of rows, or not as it was written.
     """
     try:
-        rows = [json.loads(line) for line in _whole(file)]
+        rows = [json.loads(line) for line in unsealed(file)]
         return [row for row in rows if row["cell"]]
     except (OSError, LookupError, TypeError) as error:
         raise ValueError(f"{file} is not a file of rows ({type(error).__name__})") from None
-
-
-def _whole(file: Path) -> list[bytes]:
-    """A file's lines without the trailer, which files of schema 1 lack.
-
-    Raises:
-        ValueError: the file is not what was written.
-    """
-    *lines, last = file.read_bytes().splitlines(keepends=True) or [b""]
-    try:
-        end = json.loads(last)
-        old = set(end) != TRAILER
-        if old:
-            lines.append(last)
-            whole = all(json.loads(line).get("schema", 1) < 2 for line in lines)
-        else:
-            whole = end == {"rows": len(lines), "sha256": _sha256(b"".join(lines))}
-    except (ValueError, AttributeError, TypeError) as error:  # not JSON, or no object
-        raise ValueError(_damaged(file, str(error))) from None
-    if not (whole and last.endswith(b"\n")):
-        raise ValueError(_damaged(file, "cut short" if old else "altered since it was written"))
-    return lines
-
-
-def _damaged(file: Path, how: str) -> str:
-    return f"{file} is damaged ({how}); remove it and run the same command again"
-
-
-def _line(row: Mapping[str, Any]) -> bytes:
-    return (json.dumps(row, sort_keys=True) + "\n").encode()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

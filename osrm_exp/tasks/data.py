@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from osrm_exp.spec import Task
+from osrm_exp.model import load_tokenizer
+from osrm_exp.spec import Model, Task
 from osrm_exp.tasks.kinds import Batch, Example, Row
 from osrm_exp.tasks.rows import doubts, rows_of
 
@@ -57,8 +58,8 @@ class TaskData:
 
 
 @lru_cache(maxsize=64)
-def load(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
-    """Rows of one task, checked, split by the protocol and tokenised.
+def load(task: Task, model: Model, max_length: int, truncation_side: str = "right") -> TaskData:
+    """Rows of one task, checked, split by the protocol and tokenised as the model wants them.
 
     `task.seed` draws: train is permuted, and its first `holdout` share becomes `tune`. What is odd
     about the rows is said once.
@@ -72,6 +73,7 @@ def load(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tas
         raise ValueError(f"{task.name}: a holdout of {task.holdout} leaves a split of no row")
     if odd := list(doubts(task, {"train": train, "validation": validation})):
         log.warning("%s: %s", task.name, "; ".join(odd))
+    tokenizer = load_tokenizer(model, truncation_side)
     splits = (train[held:], train[:held], validation)
     encode = task.kind.encode
     return TaskData(task, tokenizer, *(encode(split, tokenizer, max_length) for split in splits))

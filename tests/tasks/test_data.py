@@ -8,8 +8,7 @@ from osrm_exp.tasks.data import LengthBuckets
 
 def loaded(cell, *overrides, family="roberta"):
     chosen = cell(family, *overrides)
-    tokenizer = load_tokenizer(chosen.model)
-    return [data.load(task, tokenizer, chosen.tuning.max_length) for task in chosen.tasks]
+    return [data.load(task, chosen.model, chosen.tuning.max_length) for task in chosen.tasks]
 
 
 def texts(rows):

@@ -5,7 +5,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import LoraConfig, get_peft_model
 
 from osrm_exp.artifacts.fine_tune import quiet
-from osrm_exp.model import load_backbone, load_tokenizer
+from osrm_exp.model import load_backbone
 from osrm_exp.tasks import data
 from osrm_exp.training.history import History
 from osrm_exp.training.module import LoraFineTuning
@@ -33,7 +33,7 @@ def fit(chosen, folder, *callbacks, resume=None):
         modules_to_save=list(chosen.model.heads),
     ))  # fmt: skip
     module, history = LoraFineTuning(net, task, chosen.tuning), History()
-    rows = data.load(task, load_tokenizer(chosen.model), 32)
+    rows = data.load(task, chosen.model, 32)
     last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True)
     trainer = pl.Trainer(
         max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False,

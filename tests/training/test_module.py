@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from osrm_exp.artifacts.fine_tune import quiet
-from osrm_exp.model import load_backbone, load_tokenizer
+from osrm_exp.model import load_backbone
 from osrm_exp.tasks import data
 from osrm_exp.training.callbacks import InitializeLora
 from osrm_exp.training.module import LoraFineTuning
@@ -35,7 +35,7 @@ def fit(chosen, initialize=None, **options):
         lora_dropout=0.0,
     ))  # fmt: skip
     module, watch = LoraFineTuning(net, task, tuning), Watch()
-    rows = data.load(task, load_tokenizer(chosen.model), tuning.max_length)
+    rows = data.load(task, chosen.model, tuning.max_length)
     loader = data.TaskDataModule(rows, batch_size=16, select="tune", seed=0)
     with quiet():
         pl.Trainer(
