@@ -19,7 +19,7 @@ HARMLESS = frozenset(
     "fan_in_fan_out megatron_core qalora_group_size runtime_config ensure_weight_tying "
     "r lora_alpha use_rslora rank_pattern alpha_pattern init_lora_weights modules_to_save".split()
 )
-OFF: tuple[Any, ...] = (None, False, {}, "")
+OFF: tuple[Any, ...] = (None, False, {}, [], set(), "")
 STARTS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")  # the base stays as is
 HEAD = re.compile(r"classif|score|pooler|(?<!lm_)head|qa_outputs|summary|logits|regress")
 LONGEST = 200  # characters of a module's name: more is no model, and a pattern's cost grows with it

@@ -18,12 +18,10 @@ from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.statistic import read_stacked
 from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.model import (
-    adapted_modules,
     applied,
     load_backbone,
     logits,
     new_heads,
-    skeleton,
 )
 from osrm_exp.spec import Cell, Model
 from osrm_exp.tasks import data
@@ -61,12 +59,7 @@ class Bench:
         """What the cell's merge asks for, by keyword: `{module: [task, …]}`, read lazily.
 
         What is asked `of: suite` is a function of the bench, and returns whatever the merge takes.
-
-        Raises:
-            ValueError: an adapter has a module whose inputs no block names.
         """
-        if self.cell.given and self.cell.merge.statistics:
-            self._check_blocks()
         single = needs.of_merge(self.cell, needs.fine_tunes(self.cell))
         store = self.workshop.store
         return {
@@ -75,16 +68,6 @@ class Bench:
             else read_stacked(store.get_all(single[keyword], self.workshop))
             for keyword, need in self.cell.merge.statistics.items()
         }
-
-    def _check_blocks(self) -> None:
-        model, blocks = self.cell.model, self.cell.tuning.lora.blocks
-        net = skeleton(model, self.tasks[0].outputs, auto=self.tasks[0].kind.auto)
-        seen = adapted_modules(net, model, blocks)
-        if unseen := [module for module in self.updates if module not in seen]:
-            raise ValueError(
-                f"a given adapter has {unseen[0]}, and merge={self.cell.names['merge']} asks for a "
-                f"statistic of its inputs: name its block in tuning.lora.blocks={list(blocks)}"
-            )
 
     def scores(self, result: Result | Mapping[str, Update], split: str) -> list[Scored]:
         """Every task's predictions on a split, each with its own head, measured.

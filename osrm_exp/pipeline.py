@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from osrm_exp import needs, searchpath
+from osrm_exp import needs, preflight, searchpath
 from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts import Workshop
 from osrm_exp.bench import Bench, rows_of
@@ -37,10 +37,13 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     """
     start = time.perf_counter()
     wanted = [*needs.fine_tunes(cell), *needs.heads(cell)]
-    rehearse(cell)
+    given = {
+        task: read_adapter(workshop.store.get(one, workshop)) for task, one in cell.given.items()
+    }
+    rehearse(cell, given)
     workshop.tell_cost(cell.tuning.precision)
     rows_of(cell)
-    workshop.store.get_all(list(cell.given.values()), workshop)  # refused before any training
+    preflight.check(cell, given, workshop)
     workshop.store.get_all(needs.of_inits(wanted), workshop)
     adapters = [read_adapter(folder) for folder in workshop.store.get_all(wanted, workshop)]
     bench = Bench(cell, adapters, workshop)

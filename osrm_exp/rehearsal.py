@@ -9,7 +9,7 @@ as many tasks, at every corner of the merge's grid: milliseconds, where training
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from osrm_exp.adapter import Adapter
 from osrm_exp.inits import row_norm
-from osrm_exp.lora import LowRank, Result
+from osrm_exp.lora import LowRank, Result, stack
 from osrm_exp.model import adapted_modules, check_fit, heads_of, skeleton
 from osrm_exp.spec import Cell, Merge, Need
 from osrm_exp.tasks.kinds import classification
@@ -50,9 +51,9 @@ class Stage:
 
     batch_size = ROWS
 
-    def __init__(self, cell: Cell) -> None:
-        self.rank = cell.tuning.lora.r
-        self.width = 2 * self.rank + 2
+    def __init__(self, cell: Cell, ranks: Sequence[int]) -> None:
+        self.rank, self.ranks = cell.tuning.lora.r, ranks
+        self.width = 2 * max(ranks) + 2
         config = BertConfig(
             vocab_size=30, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
             intermediate_size=4, max_position_embeddings=TOKENS, eos_token_id=2,
@@ -67,23 +68,26 @@ class Stage:
 
     def _update(self, number: int) -> LowRank:
         generator = torch.Generator().manual_seed(number)
-        tasks = len(self.tasks), self.rank, self.width
-        A = torch.randn(tasks, generator=generator)
-        return LowRank(A, torch.randn(tasks, generator=generator).mT.contiguous() / 10)
+        drawn = [torch.randn(2, rank, self.width, generator=generator) for rank in self.ranks]
+        return stack([LowRank(A, B.mT.contiguous() / 10) for A, B in drawn])
 
     def statistic(self, need: Need) -> list[Mapping[str, Tensor]]:
         """What a function of single tasks finds, for every task."""
         return [need.call(self.net, rows.batches(), MODULES) for rows in self.data]
 
 
-def rehearse(cell: Cell) -> None:
+def rehearse(cell: Cell, given: Mapping[str, Adapter] = {}) -> None:
     """Runs every function of a cell in miniature.
+
+    Args:
+        cell: what will be run.
+        given: its adapters from elsewhere, by task: they have ranks of their own.
 
     Raises:
         ValueError: in one sentence, which part of the config cannot work and why.
     """
     _parts(cell)
-    stage = Stage(cell)
+    stage = Stage(cell, [_rank(cell, task.name, given) for task in cell.tasks])
     for need in cell.diagnostics.values():
         with _told("diagnostics.statistics"):
             stage.statistic(need)
@@ -91,14 +95,24 @@ def rehearse(cell: Cell) -> None:
     _merge(cell.merge, stage, cell)
 
 
+def _rank(cell: Cell, task: str, given: Mapping[str, Adapter]) -> int:
+    if task in given:
+        return max(update.rank for update in given[task].updates.values())
+    return cell.tuning.of(task).lora.r
+
+
 def _parts(cell: Cell) -> None:
-    """Whether the real architecture has the modules and heads that the config names."""
+    """Whether the real architecture has the modules and heads that the config names, also where a
+    task or the arm of the heads has settings of its own."""
     for task in cell.tasks:
         metrics_of(task)
     net = skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
-    adapted_modules(net, cell.model, cell.tuning.lora.blocks, cell.tuning.lora.r)
     heads_of(net, cell.model)
-    check_fit(net, cell.model, cell.tuning.max_length)
+    arms = [cell.tuning, *([cell.heads.tuning] if cell.heads else [])]
+    own = [arm.of(task.name) for arm in arms for task in cell.tasks]
+    for tuning in dict.fromkeys([*arms, *own]):
+        adapted_modules(net, cell.model, tuning.lora.blocks, tuning.lora.r)
+        check_fit(net, cell.model, tuning.max_length)
 
 
 def _start(cell: Cell, stage: Stage) -> None:

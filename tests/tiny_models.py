@@ -13,6 +13,8 @@ from transformers import (
     GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
+    MixtralConfig,
+    MixtralForSequenceClassification,
     MPNetConfig,
     MPNetForSequenceClassification,
     OPTConfig,
@@ -29,10 +31,11 @@ from transformers import (
 FAMILIES = ("roberta", "t5", "llama")
 PAD, EOS = 1, 2
 IDS = {"vocab_size": 50, "pad_token_id": PAD, "eos_token_id": EOS}
-ODD = ("deberta", "opt", "xlnet")  # relative positions as input, flat rows, token first
+# relative positions as input, flat rows, token first, routed experts
+ODD = ("deberta", "opt", "xlnet", "mixtral")
 LINEAR = {
     "query", "key", "value", "q", "k", "v", "q_proj", "k_proj", "v_proj",
-    "query_proj", "key_proj", "value_proj", "fc1", "layer_1",
+    "query_proj", "key_proj", "value_proj", "fc1", "layer_1", "gate",
 }  # fmt: skip
 
 
@@ -88,6 +91,12 @@ def model(family: str, labels: int = 3, seed: int = 0) -> nn.Module:
         "mpnet": lambda: MPNetForSequenceClassification(
             MPNetConfig(
                 **sizes, num_attention_heads=2, max_position_embeddings=40, num_labels=labels
+            )
+        ),
+        "mixtral": lambda: MixtralForSequenceClassification(
+            MixtralConfig(
+                **sizes, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+                num_experts_per_tok=2, num_labels=labels,
             )
         ),
         "xlnet": lambda: XLNetForSequenceClassification(

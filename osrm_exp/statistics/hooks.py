@@ -159,13 +159,34 @@ def traced(
     """
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in modules}
 
-    def hook(name: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def hook(name: str, _: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
+        if not torch.is_tensor(output):
+            raise ValueError(
+                f"{name} gives a {type(output).__name__}, as a router does: it is no linear module"
+            )
         if not output.requires_grad:
             output.requires_grad_()
         calls[name].append((args[0].detach(), output))
 
     handles = [
         model.get_submodule(name).register_forward_hook(partial(hook, name)) for name in modules
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def fed(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """While open, record the input of every call of a module."""
+    calls: dict[str, list[Tensor]] = {name: [] for name in modules}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: calls[name].append(args[0])
+        )
+        for name in modules
     ]
     try:
         yield calls

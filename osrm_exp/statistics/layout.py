@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from osrm_exp.statistics.hooks import (
     Batches,
     check_reached,
+    fed,
     model_inputs,
     routed,
     see_inputs,
     size,
     tensors,
-    traced,
 )
 
 Layout = Callable[[Tensor, int], Tensor]
@@ -108,6 +108,6 @@ def _two_samples(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _inputs(
     model: nn.Module, modules: Sequence[str], batch: Mapping[str, Tensor]
 ) -> dict[str, list[Tensor]]:
-    with traced(model, modules) as calls:
+    with fed(model, modules) as calls:
         model(**batch)
-    return {name: [x for x, _ in calls[name]] for name in modules}
+    return calls

@@ -29,6 +29,8 @@ class MergedPrefix:
     Padding is never counted. Costs a pass a task and block over `samples` training rows.
     """
 
+    of_inputs = True  # of modules, as those of single tasks: tried before training
+
     def __init__(self, bench: Bench, /, *, level: str, samples: int) -> None:
         self.net, self.level = bench.net, level
         self.blocks = blocks_of(bench.net, bench.updates)

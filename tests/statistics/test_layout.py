@@ -106,6 +106,16 @@ def test_routed_rows_are_refused_by_name_before_anything_is_collected():
         check_inputs(net, ["inner"], {"x": torch.randn(4, 6, 4)})
 
 
+def test_a_router_has_a_gram_and_no_fisher():
+    """Of transformers 5, whose router gives scores and indices; before that it was linear."""
+    net, data = tiny_models.model("mixtral"), batch([7, 4, 5], 7)
+    gates = [module for module in attention(net) if module.endswith("gate")]
+    assert len(gates) == 2
+    assert largest_difference(expected(net, data, gates), gram(net, [data], gates)) < 1e-5
+    with pytest.raises(ValueError, match=r"layers\.0\.mlp\.gate gives a tuple.* no linear module"):
+        statistics.fisher(net, [data], gates, mode="exact")
+
+
 def test_what_does_not_depend_on_the_batch_is_no_data():
     constant = torch.randn(8, 4)
     net = Small(lambda inner, x: inner(constant)).eval()
