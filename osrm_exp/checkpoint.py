@@ -33,7 +33,7 @@ def read(auto: Any, model: Model, **options: Any) -> Any:
 
     if not folder.is_dir():
         return fetched(
-            model.path, load,
+            f"{model.path}@{model.revision}" if model.revision else model.path, load,
             "give a local checkpoint with model.path=DIR and local rows with dataset.path=DIR",
         )  # fmt: skip
     try:

@@ -67,8 +67,11 @@ def source_of(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def unpinned(identity: str) -> bool:
-    """Whether an identity is a hub id without a revision: what it names may change."""
-    return "/" in identity and "@" not in identity
+    """Whether an identity is a hub id without a commit: what a name or a branch stands for moves.
+
+    A task's source may end in `:config`.
+    """
+    return "/" in identity and not re.search(r"@[0-9a-f]{7,40}(:|$)", identity)
 
 
 def _files(folder: Path, option: str) -> set[Path]:

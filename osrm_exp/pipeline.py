@@ -11,6 +11,7 @@ from osrm_exp import needs, preflight, searchpath
 from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts import Workshop
 from osrm_exp.bench import Bench, rows_of
+from osrm_exp.identity import unpinned
 from osrm_exp.lora import Result
 from osrm_exp.rehearsal import rehearse
 from osrm_exp.spec import Cell, Merge
@@ -86,6 +87,12 @@ def search(cell: Cell, bench: Bench, statistics: Mapping) -> tuple[dict[str, Any
 
 def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
     """What a row says of its cell."""
+    inputs = {
+        "weights": cell.model.weights,
+        "sources": {task.name: task.source for task in cell.tasks},
+        "given": {task: one.content for task, one in cell.given.items()},
+    }
+    named = [inputs["weights"], *inputs["sources"].values(), *inputs["given"].values()]
     return {
         "schema": 2, "experiment": cell.experiment, "model": cell.model.name,
         "dataset": cell.dataset, "tuning": cell.schedule, "init": cell.arm,
@@ -93,11 +100,7 @@ def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
         "space": merge.space, "settings": merge.settings, "protocol": cell.protocol.name,
         "seed": cell.seed, "cell": cell.digest, "line": cell.line, "setup": cell.setup,
         "adapters": [one.digest for one in needs.fine_tunes(cell)],
-        "inputs": {
-            "weights": cell.model.weights,
-            "sources": {task.name: task.source for task in cell.tasks},
-            "given": {task: one.content for task, one in cell.given.items()},
-        },
+        "inputs": inputs, "unpinned": sorted(set(filter(unpinned, named))),
         "overrides": list(cell.overrides), "conf": searchpath.named(),
         "versions": {name: version(name) for name in PACKAGES},
     }  # fmt: skip

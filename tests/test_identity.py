@@ -1,7 +1,9 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
+from osrm_exp import CONF
 from osrm_exp.identity import identity, unpinned
 
 
@@ -61,7 +63,25 @@ def test_a_folder_of_nothing_is_refused(tmp_path, folder):
         of(folder)
 
 
-def test_a_hub_id_without_a_revision_is_told_apart():
-    assert unpinned(identity("owner/model", None, "model.path"))
-    assert not unpinned(identity("owner/model", "abc", "model.path"))
-    assert not unpinned("998c5fbdc1e19541") and not unpinned("generated")
+def test_a_hub_id_without_a_commit_is_told_apart():
+    commit = "722cf37b1afa9454edce342e7895e588b6ff1d59"
+    for revision in (None, "main", "v1.0", "refs/pr/3"):
+        assert unpinned(identity("owner/model", revision, "model.path"))
+    for revision in (commit, commit[:7]):
+        found = identity("owner/model", revision, "model.path")
+        assert not unpinned(found) and not unpinned(f"{found}:cola")
+    assert unpinned("owner/data@main:cola") and unpinned("owner/data:cola")
+    assert not unpinned("998c5fbdc1e19541") and not unpinned("generated@1:sentiment")
+
+
+@pytest.mark.parametrize("group", ["model", "dataset"])
+def test_what_is_named_by_a_config_is_pinned_by_it(group):
+    """But for the Llama that has no path of its own."""
+    hub = {}
+    for file in sorted((CONF / group).glob("*.yaml")):
+        config = OmegaConf.load(file)
+        path = OmegaConf.to_container(config, resolve=False).get("path")
+        if path and "/" in path and path != "???":
+            name = path.rstrip("}").rpartition(",")[2]  # behind an installed package's folder
+            hub[file.stem] = unpinned(f"{name}@{config.revision}")
+    assert hub and not any(hub.values()), hub

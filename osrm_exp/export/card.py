@@ -68,6 +68,7 @@ def _facts(cell: Cell, row: Mapping[str, Any], rank: int | None, error: float | 
         "tuning": row["tuning"],
         "protocol": row["protocol"], "seed": row["seed"], "cell": row["cell"],
         "versions": ", ".join(f"{name} {v}" for name, v in row["versions"].items()),
+        **({"not pinned to a commit": ", ".join(row["unpinned"])} if row.get("unpinned") else {}),
     }  # fmt: skip
 
 

@@ -25,8 +25,18 @@ def caption(found: pd.DataFrame) -> str:
             _protocol(found), _metrics(found), "average: mean over tasks, every task alike.",
             f"Seeds: {', '.join(str(s) for s in sorted(found.seed.unique()))}.",
             f"{weak} of {len(found)} scores come from answers of (almost) one class.",
+            *_unpinned(found),
         ]
     )  # fmt: skip
+
+
+def _unpinned(found: pd.DataFrame) -> list[str]:
+    """What came from a hub and is named by no commit; rows of before this was said say nothing."""
+    said = found["unpinned"] if "unpinned" in found else []
+    names = sorted({name for one in said if isinstance(one, list) for name in one})
+    return [f"Not pinned to a commit of the hub, and so it may move: {', '.join(names)}."] * bool(
+        names
+    )
 
 
 def legend(shown: str) -> str:

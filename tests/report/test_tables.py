@@ -118,3 +118,14 @@ def test_diagnostics_become_means_and_figures_beside_the_tables(tmp_path, row):
     assert "0.250" in (tmp_path / "diagnostics.md").read_text()  # drift, mean of both tasks
     names = {f.name for f in (tmp_path / "figures").iterdir()}
     assert names == {"README.md", "tasks.svg", "interference_query.svg", "layers_query.svg"}
+
+
+def test_a_table_names_what_no_commit_pins(tmp_path, row):
+    write_rows(tmp_path, "c", [row(unpinned=["owner/model", "owner/data@main:a"])])
+    write_rows(tmp_path, "d", [row("dare", line="l2")])  # of before rows said so
+    assert "it may move: owner/data@main:a, owner/model." in write_report(tmp_path, draw=False)
+    assert "owner/model" in (tmp_path / "table.md").read_text()
+    assert "owner/model" in (tmp_path / "table.tex").read_text().replace("\\_", "_")
+    pinned = tmp_path / "pinned"
+    write_rows(pinned, "c", [row(unpinned=[])])
+    assert "pinned" not in write_report(pinned, draw=False)
