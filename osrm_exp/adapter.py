@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from osrm_exp.adapter_config import HEAD, LoraFields, read_fields
-from osrm_exp.hub import fetched, first_line
+from osrm_exp.hub import first_line, located
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.related import check_related
 
@@ -56,22 +56,6 @@ def read_adapter(source: Path | str) -> Adapter:
         raise ValueError(f"{folder} holds no factor of a LoRA: there is nothing to merge")
     updates = {name: _update(name, sides, fields) for name, sides in factors.items()}
     return Adapter(updates, heads, fields.base)
-
-
-def located(
-    source: Path | str, files: Sequence[str] = ("adapter_config.json", "adapter_model.safetensors")
-) -> Path:
-    """A local folder as it is, a hub id (`org/name[@revision]`) as a snapshot of these files."""
-    folder, (name, _, revision) = Path(source).expanduser(), str(source).partition("@")
-    if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        return folder
-
-    def load() -> Path:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
-
-    return fetched(f"{folder} is no folder here, and {source}", load, "give a folder")
 
 
 def read_expert(source: Path | str, heads: Sequence[str], outputs: int) -> Adapter:

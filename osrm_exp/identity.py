@@ -13,6 +13,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from osrm_exp.hub import ADAPTER, located
+
 WEIGHTS = {".safetensors", ".bin"}
 READ = {
     ".safetensors", ".json", ".txt", ".model", ".jinja", ".bpe", ".spm", ".tiktoken",
@@ -38,22 +40,27 @@ def identity(path: Any, revision: str | None, option: str) -> str:
 
 
 def adapter_identity(source: str, option: str) -> str:
-    """What an adapter *is*: the digest of a folder's config and tensors, else its pinned hub id.
+    """What an adapter *is*: its commit on a hub, else the digest of its config and tensors.
+
+    A branch or a tag is looked up, since it may have moved.
 
     Raises:
-        ValueError: neither a PEFT folder nor `org/name@revision`.
+        ValueError: neither a PEFT folder nor `org/name@revision`, or one that cannot be had.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        files = [folder / name for name in ("adapter_config.json", "adapter_model.safetensors")]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise ValueError(f"{option}={source} is no PEFT adapter: it holds no {missing[0]}")
-        return _files_digest(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*@\w[\w.-]*", source):
-        raise ValueError(
-            f"{option}={source} is no folder, and a hub id names its revision: org/name@revision"
-        )
-    return source
+    folder, name = Path(source).expanduser(), ""
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*@\w[\w./-]*", source):
+            raise ValueError(
+                f"{option}={source} is no folder, and a hub id names its revision: "
+                "org/name@revision"
+            )
+        if not unpinned(source):
+            return source
+        folder, name = located(source), f"{source}:"
+    files = [folder / file for file in ADAPTER]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ValueError(f"{option}={source} is no PEFT adapter: it holds no {missing[0]}")
+    return name + _files_digest(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
 
 
 def source_of(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from osrm_exp import bench, model
+from osrm_exp import bench, model, preflight
 from osrm_exp.artifacts import start, statistic
 from osrm_exp.compose import cell_from
 from osrm_exp.rehearsal import rehearse
@@ -132,7 +132,7 @@ def outcome(composed, line):
 
 @pytest.fixture
 def bases(configured, monkeypatch):
-    for module in (bench, model, start, statistic):
+    for module in (bench, model, preflight, start, statistic):
         monkeypatch.setattr(module, "load_backbone", lambda *_, **__: pytest.fail("loaded"))
     found = [OmegaConf.create(configured("roberta", *base)) for base in BASES]
     for composed in found:

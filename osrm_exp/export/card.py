@@ -65,6 +65,7 @@ def _facts(cell: Cell, row: Mapping[str, Any], rank: int | None, error: float | 
     return facts | {
         "adapters": f"init {row['init']}, LoRA r={lora.r} alpha={lora.lora_alpha:g} on "
         f"{', '.join(lora.blocks)}",
+        **({"heads": f"of the adapters of init {row['heads']}"} if cell.heads else {}),
         "tuning": row["tuning"],
         "protocol": row["protocol"], "seed": row["seed"], "cell": row["cell"],
         "versions": ", ".join(f"{name} {v}" for name, v in row["versions"].items()),

@@ -26,7 +26,7 @@ from osrm_exp.artifacts import Workshop
 from osrm_exp.bench import Bench
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.export.card import card
-from osrm_exp.export.save import low_rank, whole
+from osrm_exp.export.save import fold, low_rank, whole
 from osrm_exp.lora import Result
 from osrm_exp.model import heads_of, load_backbone, load_tokenizer
 from osrm_exp.report.rows import rows_in
@@ -60,15 +60,16 @@ def export(
     out, names = Path(out), [t.name for t in cell.tasks]
     _check_wishes(out, rank, task, names)
     adapters = adapters_of(cell, workshop)
+    headed = adapters[-len(names) :]  # another arm's, where the cell's deltas met its heads
     result = repeated(cell, rows, adapters, workshop)
     if rank is not None:
         result = Result(dict(result), rank)
-    heads = dict(zip(names, zip(cell.tasks, adapters)))
+    heads = dict(zip(names, zip(cell.tasks, headed)))
     with whole(out) as scratch:
         (scratch / "heads").mkdir()
         write = write_checkpoint if merged else write_lora
         write(scratch, result, cell, heads[task] if task else None)
-        for name, adapter in zip(names, adapters):
+        for name, adapter in zip(names, headed):
             save_file(adapter.heads, scratch / "heads" / f"{name}.safetensors")
         error = None if rank is None else result.error  # known once the result is written
         said = card(cell, rows, rank=rank, error=error, merged=merged, task=task)
@@ -95,12 +96,12 @@ def repeated(
 
 
 def adapters_of(cell: Cell, workshop: Workshop) -> list[Adapter]:
-    """The adapters of a cell, from the store.
+    """The adapters of a cell, from the store; behind them those that give the heads, if others do.
 
     Raises:
         ValueError: one of them is not there.
     """
-    wanted = needs.fine_tunes(cell)
+    wanted = needs.fine_tunes(cell) + (needs.heads(cell) if cell.heads else [])
     for one in wanted:
         if not workshop.store.has(one):
             raise ValueError(
@@ -137,9 +138,7 @@ def write_checkpoint(folder: Path, merged: Result, cell: Cell, head: Head) -> No
     net = load_backbone(
         cell.model, shown.outputs if head else 1, precision=tuning.precision, auto=shown.kind.auto
     ).float()
-    with torch.no_grad():
-        for name, update in merged:
-            net.get_submodule(name).weight += update.single.delta.float()
+    fold(net, merged)
     heads = tuple(f"{path}." for path in heads_of(net, cell.model))
     state = net.state_dict()
     if head:

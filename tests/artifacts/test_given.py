@@ -6,7 +6,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from osrm_exp import needs, pipeline
+from osrm_exp import bench, needs, pipeline, preflight
+from osrm_exp.artifacts import start, statistic
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.export.files import export
 from osrm_exp.report.report import write_report
@@ -14,6 +15,7 @@ from osrm_exp.report.rows import write_rows
 from osrm_exp.spec import FineTune
 
 ONLY = ("dataset.only=[cola,mnli]", "tuning.epochs=1")
+AT_COMMIT = "org/name@" + "a" * 40
 MERGES = ("average", "individual", "ties", "regmean", "fisher")
 
 
@@ -116,14 +118,61 @@ def test_what_cannot_take_the_place_is_refused_before_any_training(
         (["+dataset.tasks.cola.adapter=/nowhere"], r"cola\.adapter=/nowhere is no folder"),
         (["+dataset.tasks.cola.adapter=org/name"], r"names its revision: org/name@revision"),
         (["+dataset.tasks.cola.adapter=3"], r"cola\.adapter"),
-        (["+dataset.tasks.cola.adapter=org/name@main", "diagnostics=layers"], "diagnostics=none"),
-        (["+dataset.tasks.mnli.adapter=org/name@main", "+tuning.per_task.cola.intermediate=mnli"],
+        (["+dataset.tasks.cola.adapter=org/name@"], r"names its revision"),
+        (["+dataset.tasks.cola.adapter=a/b/c@main"], r"names its revision"),
+        ([f"+dataset.tasks.cola.adapter={AT_COMMIT}", "diagnostics=layers"], "diagnostics=none"),
+        ([f"+dataset.tasks.mnli.adapter={AT_COMMIT}", "+tuning.per_task.cola.intermediate=mnli"],
          "cola starts from mnli, which is given"),
     ],
 )  # fmt: skip
 def test_a_wrong_source_is_refused_at_the_door(configured, overrides, sentence):
     with pytest.raises(ValueError, match=sentence):
         cell_from(configured("roberta", *ONLY, *overrides))
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    for module in (bench, preflight, start, statistic):
+        monkeypatch.setattr(module, "load_backbone", lambda *_, **__: pytest.fail("loaded"))
+
+
+@pytest.mark.parametrize(
+    ("block", "overrides", "sentence"),
+    [
+        ("key", ["merge=regmean"], r"adapter of cola has .*\.key, and merge=regmean asks for a"),
+        ("key", ["merge=fisher"], r"cola has .* name its block in tuning\.lora\.blocks=\['q', 'v'\]"),
+        ("attention.output.dense", [], r"adapters of cola .* and mnli .* share no module"),
+        ("attention.output.dense", ["merge=regmean"], r"share no module"),
+    ],
+)  # fmt: skip
+def test_an_adapter_of_other_blocks_is_refused_before_a_model_is_loaded(
+    cell, workshop, saved, unloaded, block, overrides, sentence
+):
+    """And before the other task is trained."""
+    file = saved["cola"] / "adapter_model.safetensors"
+    moved = (
+        {"query": block}
+        if block == "key"
+        else {"attention.self.query": block, "attention.self.value": "drop"}
+    )
+    tensors = load_file(file)
+    for old, new in moved.items():
+        tensors = {k.replace(f".{old}.", f".{new}."): t for k, t in tensors.items()}
+    save_file({k: t for k, t in tensors.items() if ".drop." not in k}, file)
+    del saved["mnli"]
+    with pytest.raises(ValueError, match=sentence) as caught:
+        pipeline.run(cell("roberta", *ONLY, *overrides, *named(saved)), workshop)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_of_another_rank_is_known_before_training(cell, workshop, saved, unloaded):
+    wide = cell("roberta", *ONLY, "merge=peft_linear", "tuning.lora.r=2", *named(saved))
+    assert pipeline.rehearse(wide) is None  # by the config alone
+    del saved["mnli"]
+    with pytest.raises(ValueError, match=r"merge=peft_linear: .* adapters of rank \[2, 4\]"):
+        pipeline.run(
+            cell("roberta", *ONLY, "merge=peft_linear", "tuning.lora.r=2", *named(saved)), workshop
+        )
 
 
 def test_another_tasks_adapter_does_not_fit(cell, workshop, saved):

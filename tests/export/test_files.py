@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -6,18 +7,26 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
-from osrm_exp import pipeline
+from osrm_exp import needs, pipeline
 from osrm_exp.artifacts import Workshop
-from osrm_exp.bench import Bench
+from osrm_exp.bench import Bench, rows_of
 from osrm_exp.export import files as export
 from osrm_exp.export.card import card
 from osrm_exp.lora import LowRank, Result
+from osrm_exp.merging.api import configured
 from osrm_exp.model import applied, load_backbone, load_tokenizer, new_heads
+from osrm_exp.model import logits as answers
 from osrm_exp.report.rows import write_rows
 from osrm_exp.spec import FineTune
 from osrm_exp.store import Store
+from osrm_exp.tasks.metrics import scores
 
 LOW_RANK = ["average", "core_ties", "iso_c", "knots_ties", "lm_cocktail", "peft_cat", "pretrained",
             "regmean", "task_arithmetic", "tsv"]  # fmt: skip
@@ -117,6 +126,68 @@ def test_a_checkpoint_loads_with_equal_logits(cell, shop, tmp_path, family, prec
         torch.manual_seed(2)
         net = AutoModelForSequenceClassification.from_pretrained(out, num_labels=task.outputs)
         close(logits(with_head(net, file)), expected(chosen, rows, shop, index))
+
+
+@pytest.mark.parametrize("arm", ["kaiming", "head_only"])
+def test_an_export_has_the_heads_that_its_cell_was_scored_with(cell, shop, tmp_path, arm):
+    chosen = cell("roberta", "merge=average", f"heads={arm}", "dataset.only=[cola,mnli]")
+    rows = pipeline.run(chosen, shop).rows
+    out = export.export(chosen, rows, tmp_path / "out", shop, **{**PLAIN, "task": "mnli"})
+    assert f"of the adapters of init {arm}" in (out / "README.md").read_text()
+    nets = [
+        PeftModel.from_pretrained(
+            base(chosen, 2, out / "heads" / "cola.safetensors"),
+            export.export(chosen, rows, tmp_path / "bare", shop, **PLAIN),
+        ),
+        PeftModel.from_pretrained(base(chosen, 3), out),
+    ]
+    merged = export.export(
+        chosen, rows, tmp_path / "all", shop, rank=None, merged=True, task="mnli"
+    )
+    nets.append(AutoModelForSequenceClassification.from_pretrained(merged))
+    for net, index in zip(nets, (0, 1, 1)):
+        task, data = chosen.tasks[index], rows_of(chosen)[index]
+        found = scores(task, *answers(net.eval(), data.batches("validation", 8)), [0] * 24)
+        told = {row["metric"]: row["value"] for row in rows if row["task"] == task.name}
+        assert found.values == pytest.approx(told, abs=1e-6)
+    own = {**PLAIN, "task": "mnli"}
+    plain = cell("roberta", "merge=average", "dataset.only=[cola,mnli]")
+    other = export.export(plain, pipeline.run(plain, shop).rows, tmp_path / "own", shop, **own)
+    first, second = (load_file(o / "heads" / "mnli.safetensors") for o in (out, other))
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_heads_that_the_store_lacks_are_named(cell, shop, tmp_path):
+    chosen = cell("roberta", "merge=average", "heads=kaiming", "seed=5")
+    rows = pipeline.run(chosen, shop).rows
+    for folder in (shop.store.folder(one) for one in needs.heads(chosen)):
+        folder.rename(tmp_path / folder.name)
+    with pytest.raises(ValueError, match=r"holds no adapter cola-s5-.*paths\.store=DIR"):
+        export.export(chosen, rows, tmp_path / "out", shop, **PLAIN)
+
+
+def test_a_transposed_weight_takes_its_delta_the_right_way_round(cell, shop, tmp_path, checkpoints):
+    """GPT-2's, which are stored [in, out]; its projection is square, so no shape would object."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=24, n_embd=32, n_layer=2, n_head=2, n_positions=64, pad_token_id=0
+    )
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "gpt2")
+    for file in checkpoints["bert"].glob("*token*"):
+        shutil.copy(file, tmp_path / "gpt2")
+    chosen = cell(
+        "llama", "merge=ties", f"model.path={tmp_path / 'gpt2'}", "tuning.lora.blocks=[q,v]",
+        "model.blocks={q: c_attn, v: attn.c_proj}", "dataset.only=[cola,mnli]", "tuning.epochs=1",
+    )  # fmt: skip
+    rows = pipeline.run(chosen, shop).rows
+    options = {"rank": None, "merged": True, "task": "mnli"}
+    out = export.export(chosen, rows, tmp_path / "out", shop, **options)
+    net = AutoModelForSequenceClassification.from_pretrained(out)
+    close(logits(net), expected(chosen, rows, shop, 1))
+    low = chosen.model_copy(update={"merge": configured("average")})
+    rows = pipeline.run(low, shop).rows
+    out = export.export(low, rows, tmp_path / "low", shop, **{**PLAIN, "task": "mnli"})
+    close(logits(PeftModel.from_pretrained(base(low, 3), out)), expected(low, rows, shop, 1))
 
 
 def test_a_dense_result_becomes_an_adapter_by_truncation_alone(cell, shop, tmp_path):
