@@ -16,6 +16,9 @@ from torch import Generator, Tensor
 
 from osrm_exp.inits import eigen
 
+DEAD = 1e-9  # share of a mean coordinate's energy below which one is not fed at all
+OWN, OTHERS = "the task", "the other tasks"
+
 
 def gaussian(width: int, rank: int, /, *, generator: Generator) -> Tensor:
     """Normal entries of standard deviation `1 / rank`, as PEFT's `gaussian`; OSRM's baseline."""
@@ -68,7 +71,8 @@ def osrm(
         ValueError: an unknown tie break, `own` missing, or `rank` above `width`.
 
     Warns:
-        UserWarning: the minimum is not unique, so `tie_break` chose.
+        UserWarning: the minimum is not unique, so `tie_break` chose; a row lies along a dead
+            coordinate.
     """
     _check_rank(width, rank)
     if tie_break not in ("own_energy", "random", "lapack_last"):
@@ -79,7 +83,9 @@ def osrm(
     zero = eigen.rounding(gram, others.dtype)
     values, vectors = eigen.smallest(gram, min(rank + 1, width))
     if rank == width or values[rank] > zero:
-        return vectors[:, :rank].mT.float().contiguous()
+        A = vectors[:, :rank].mT.float().contiguous()
+        _warn_of_dead(A, *((own, OWN) if own is not None else (gram, OTHERS)))
+        return A
     values, vectors = torch.linalg.eigh(gram)
     null = vectors[:, values <= zero]  # [in, nullity]
     warnings.warn(
@@ -91,8 +97,12 @@ def osrm(
         return vectors[:, :rank].mT.float().contiguous()
     if tie_break == "random" or own is None:
         inside = _random_rows(null.shape[1], rank, generator).to(null)
-        return (inside @ null.mT).float()
-    return _most_energy(own, null, rank)
+        A = (inside @ null.mT).float()
+        _warn_of_dead(A, gram, OTHERS)
+        return A
+    A = _most_energy(own, null, rank)
+    _warn_of_dead(A, own, OWN)
+    return A
 
 
 def osrm_released(width: int, rank: int, /, *, generator: Generator, others: Tensor) -> Tensor:
@@ -141,7 +151,9 @@ def osrm_own(
     values, vectors = torch.linalg.eigh(gram)
     values = torch.where(values <= eigen.rounding(gram, others.dtype), 0, values)
     quiet = int((values.cumsum(0) <= energy * values.sum()).sum())
-    return _most_energy(own, vectors[:, : max(quiet, rank)], rank)
+    A = _most_energy(own, vectors[:, : max(quiet, rank)], rank)
+    _warn_of_dead(A, own, OWN)
+    return A
 
 
 def contrastive(
@@ -210,7 +222,9 @@ def lora_null(
     """
     _check_rank(width, rank)
     gram = (own.double() + others.double().sum(0)) / (1 + len(others))
-    return eigen.smallest(gram, rank)[1].mT.float().contiguous()
+    A = eigen.smallest(gram, rank)[1].mT.float().contiguous()
+    _warn_of_dead(A, own, OWN)
+    return A
 
 
 def row_norm(A: Tensor, norm: float | str | None) -> Tensor:
@@ -230,6 +244,20 @@ def row_norm(A: Tensor, norm: float | str | None) -> Tensor:
             raise ValueError(f"row_norm is {norm!r}: use a number, gaussian, kaiming or null")
         norm = named[norm]
     return A / A.norm(dim=1, keepdim=True) * norm
+
+
+def _warn_of_dead(A: Tensor, gram: Tensor, whose: str) -> None:
+    """Warns of rows of A that read nothing but coordinates that are zero in a task's inputs.
+
+    A null direction that is no coordinate is none of them: few rows leave many.
+    """
+    energy = A.double().square() @ gram.diagonal().double()
+    if lost := int((energy <= DEAD * gram.diagonal().mean()).sum()):
+        warnings.warn(
+            f"{lost} of {len(A)} rows of A lie along dead coordinates of the input, which are zero "
+            f"in all rows of {whose} that were seen: while they stay so, these rows never learn",
+            stacklevel=3,
+        )
 
 
 def _most_energy(own: Tensor, basis: Tensor, rank: int) -> Tensor:

@@ -18,9 +18,16 @@ factors or says `gauge_dependent`. `idempotent` claims more: T equal adapters gi
 A method is a *rule* on stacks `[task, m, n]` in a *space* (`spaces`: the deltas, the coordinates of
 KnOTS, cores, or A and B apart), or works on the factors itself. Elementwise rules read deltas as
 `streams` of row blocks and find their thresholds exactly by `selection`, in a few passes.
+
+Whoever calls a method, by a config or by its name here or in its file, gets the same: factors in
+float32 at least, whatever comes, and a sentence where they are not finite (`contract.upheld`).
 """
 
+import inspect
+import sys
+
 from osrm_exp.merging.api import merge as merge
+from osrm_exp.merging.contract import upheld
 from osrm_exp.merging.ctm import ctm_ta as ctm_ta
 from osrm_exp.merging.ctm import ctm_ties as ctm_ties
 from osrm_exp.merging.curvature import fisher as fisher
@@ -74,3 +81,8 @@ from osrm_exp.merging.weighted import peft_dense_ties as peft_dense_ties
 from osrm_exp.merging.weighted import ties_mergekit as ties_mergekit
 from osrm_exp.merging.wudi import wudi as wudi
 from osrm_exp.merging.wudi import wudi_adam as wudi_adam
+
+for _name, _method in list(globals().items()):
+    if inspect.isfunction(_method) and _method not in (merge, upheld):
+        globals()[_name] = upheld(_method)
+        setattr(sys.modules[_method.__module__], _name, globals()[_name])

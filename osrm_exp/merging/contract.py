@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import torch
@@ -15,21 +16,30 @@ SYMMETRIC = 1e-4  # share of a gram's largest entry by which its triangles may d
 Method = Callable[..., Mapping[str, Update]]
 
 
-def upheld(
-    method: Method, updates: Mapping[str, LowRank], /, *args: Any, **keywords: Any
-) -> Mapping[str, Update]:
-    """`method(updates, ...)` of finite factors, in float32 at least, given back in their dtype.
+def upheld(method: Method) -> Method:
+    """The method on finite factors in float32 at least, its result in the dtype that came.
+
+    One that is upheld already is returned as it is.
 
     Raises:
-        ValueError: a factor that is not finite.
+        ValueError: when it is called, of a factor that is not finite or of updates that are no
+            stacks.
     """
-    for module, stack in updates.items():
-        _check_factors(module, stack)
-    precise = {module: _promoted(stack) for module, stack in updates.items()}
-    merged = method(precise, *args, **keywords)
-    if all(precise[module].dtype == stack.dtype for module, stack in updates.items()):
-        return merged
-    return Lazy(merged, lambda module: merged[module].to(updates[module].dtype))
+    if hasattr(method, "is_upheld"):
+        return method
+
+    @wraps(method)
+    def held(updates: Mapping[str, LowRank], /, *args: Any, **keywords: Any) -> Mapping:
+        for module, stack in updates.items():
+            _check_factors(module, stack)
+        precise = {module: _promoted(stack) for module, stack in updates.items()}
+        merged = method(precise, *args, **keywords)
+        if all(precise[module].dtype == stack.dtype for module, stack in updates.items()):
+            return merged
+        return Lazy(merged, lambda module: merged[module].to(updates[module].dtype))
+
+    held.is_upheld = True  # type: ignore[attr-defined]
+    return held
 
 
 def _promoted(stack: LowRank) -> LowRank:
@@ -38,6 +48,11 @@ def _promoted(stack: LowRank) -> LowRank:
 
 
 def _check_factors(module: str, stack: LowRank) -> None:
+    if not isinstance(stack, LowRank) or stack.A.dim() != 3:
+        raise ValueError(
+            f"the updates of {module} are no stack of low-rank ones with a task axis in front: "
+            "osrm_exp.adapter.stacked makes one of several adapters"
+        )
     for task, (A, B) in enumerate(zip(stack.A, stack.B), 1):
         if not (A.isfinite().all() and B.isfinite().all()):
             raise ValueError(

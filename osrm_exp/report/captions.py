@@ -32,7 +32,7 @@ def caption(found: pd.DataFrame) -> str:
 
 def _unpinned(found: pd.DataFrame) -> list[str]:
     """What came from a hub and is named by no commit; rows of before this was said say nothing."""
-    said = found["unpinned"] if "unpinned" in found else []
+    said = found.get("unpinned", [])
     names = sorted({name for one in said if isinstance(one, list) for name in one})
     return [f"Not pinned to a commit of the hub, and so it may move: {', '.join(names)}."] * bool(
         names

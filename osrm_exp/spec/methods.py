@@ -82,7 +82,7 @@ class Merge(Called):
     def __call__(self, updates: Mapping[str, Any], **statistics: Any) -> Mapping[str, Any]:
         from osrm_exp.merging.contract import upheld  # torch: not before there is something to do
 
-        return upheld(self.call, updates, **statistics)
+        return upheld(self.call.function)(updates, **statistics, **self.call.options)
 
 
 class Search(Called):

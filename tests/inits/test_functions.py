@@ -153,6 +153,40 @@ def test_a_unique_minimum_needs_no_tie_break():
     assert inits.osrm(WIDTH, WIDTH, others=stored, **args).shape == (WIDTH, WIDTH)
 
 
+def dead(coordinates, tasks=3, n=200, seed=5):
+    """Grams of inputs some of whose coordinates are zero in every row."""
+    G = grams(n, seed=seed, tasks=tasks)
+    G[:, coordinates], G[:, :, coordinates] = 0, 0
+    return G
+
+
+@pytest.mark.filterwarnings("ignore:OSRM's minimum")
+@pytest.mark.parametrize("coordinates", [[3], [3, 7], list(range(RANK + 2))])
+def test_a_dead_coordinate_that_is_chosen_is_told(coordinates):
+    """It has no energy at all, so it comes first; its row of A never learns."""
+    args, lost = {"generator": generator(), "tie_break": "random"}, min(len(coordinates), RANK)
+    said = f"{lost} of {RANK} rows of A lie along dead coordinates.* of the other tasks"
+    with pytest.warns(UserWarning, match=said):
+        A = inits.osrm(WIDTH, RANK, others=dead(coordinates), **args)
+    assert (A[:, coordinates] ** 2).sum() == pytest.approx(lost, abs=1e-5)
+    own = dead(coordinates, tasks=1, seed=0)[0]
+    said = f"{lost} of {RANK} rows of A lie along dead coordinates.* of the task that"
+    with pytest.warns(UserWarning, match=said):
+        inits.lora_null(WIDTH, RANK, generator=generator(), own=own, others=dead(coordinates))
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_dead_for_the_others_alone_is_no_loss():
+    alive, others = grams(200, tasks=1)[0], dead([3, 7])
+    for init, options in {
+        inits.osrm: {"own": alive, "tie_break": "own_energy"}, inits.lora_null: {"own": alive},
+        inits.osrm_own: {"own": alive, "energy": 0.05},
+        inits.contrastive: {"own": alive, "ridge": 1e-6},
+    }.items():  # fmt: skip
+        init(WIDTH, RANK, generator=generator(), others=others, **options)
+    inits.osrm(WIDTH, RANK, generator=generator(), others=grams(200), tie_break="random")
+
+
 def test_osrm_of_a_wide_module_is_the_same(monkeypatch):
     """Above `eigen.SMALL` another solver answers, and nothing else changes."""
     x = torch.randn(900, 300, generator=generator(), dtype=torch.float64)

@@ -1,9 +1,13 @@
+import sys
+
 import pytest
 import torch
 from synthetic import adapters
 
+from osrm_exp import merging, searchpath
 from osrm_exp.lora import LowRank
 from osrm_exp.merging import fisher, karcher, regmean
+from osrm_exp.merging.api import configured
 from osrm_exp.merging.contract import checked, upheld
 
 REGMEAN = {"off_diagonal": 1.0, "ridge": 1e-6}
@@ -21,11 +25,81 @@ def test_a_method_sees_float32_at_least_and_what_came_comes_back():
         torch.float32: torch.float32, torch.float64: torch.float64,
     }.items():  # fmt: skip
         updates = {m: u.to(given) for m, u in adapters().items()}
-        result = upheld(method, updates, scaling=0.5)
+        result = upheld(method)(updates, scaling=0.5)
         assert {update.dtype for update in result.values()} == {given}
         assert {stack.dtype for stack in seen.values()} == {inside}
     mixed = {"w": LowRank(torch.ones(1, 1, 3).bfloat16(), torch.ones(1, 2, 1))}
-    assert upheld(method, mixed, scaling=1.0)["w"].delta.tolist() == [[1.0] * 3] * 2
+    assert upheld(method)(mixed, scaling=1.0)["w"].delta.tolist() == [[1.0] * 3] * 2
+
+
+METHODS = sorted(name for name in vars(merging) if hasattr(getattr(merging, name), "is_upheld"))
+
+
+def called(name, updates):
+    """The method as it is called by its name, at its config's settings, with plain statistics."""
+    config = next(
+        one for one in map(configured, sorted(searchpath.files("merge")))
+        if one.call.name.endswith(f":{name}")
+    )  # fmt: skip
+    given = {"gram": "in", "output_gram": "out", "fisher": "both", "losses": None}
+    statistics = {}
+    for keyword in config.statistics:
+        if keyword == "gram_after":
+            pytest.skip("asks for networks")
+        of = given[keyword]
+        sizes = {m: u.shape for m, u in updates.items()}
+        one = {
+            "in": lambda shape: torch.eye(shape[1]).double(),
+            "out": lambda shape: torch.eye(shape[0]).double(),
+            "both": lambda shape: torch.ones(shape).double(),
+        }
+        statistics[keyword] = (
+            {m: torch.stack([one[of](s)] * 2) for m, s in sizes.items()}
+            if of else torch.tensor([1.0, 2.0, 3.0])
+        )  # fmt: skip
+    method = getattr(merging, name)
+    home = getattr(sys.modules[method.__module__], name)
+    assert home is method  # by whichever way it is imported
+    return dict(method(updates, **statistics, **config.call.options))
+
+
+def parts(update):
+    return [update.task(i) for i in range(2)] if update.sharing == "per_task" else [update]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_called_by_its_name_is_held_to_the_same(name):
+    whole = adapters((2, 2))
+    half = {m: u.to(torch.float16) for m, u in whole.items()}
+    precise = {m: u.to(torch.float32) for m, u in half.items()}
+    found, expected = called(name, half), called(name, precise)
+    for module, update in found.items():
+        assert update.dtype == torch.float16
+        x = torch.ones(3, precise[module].shape[1])
+        for one, right in zip(parts(update), parts(expected[module])):
+            answers = [
+                u.to(torch.float32).added(x, torch.zeros(3, u.shape[0])) for u in (one, right)
+            ]
+            torch.testing.assert_close(*answers, rtol=1e-2, atol=1e-2)
+    module = next(iter(whole))
+    A = whole[module].A.clone()
+    A[1, 0, 0] = torch.nan
+    broken = {**whole, module: LowRank(A, whole[module].B)}
+    with pytest.raises(ValueError, match=f"the update of {module} of task 2 holds NaN"):
+        called(name, broken)
+
+
+def test_every_method_is_held():
+    configs = {configured(name).call.name.partition(":")[2] for name in searchpath.files("merge")}
+    assert configs <= set(METHODS)
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.ones(2, 3, 4), LowRank(torch.ones(1, 3), torch.ones(2, 1))]
+)
+def test_what_is_no_stack_is_one_sentence(wrong):
+    with pytest.raises(ValueError, match="the updates of w are no stack of low-rank ones"):
+        merging.average({"w": wrong}, space="delta")
 
 
 def test_a_gram_is_symmetric():
