@@ -89,6 +89,7 @@ def _run(cell: Cell, config: dict[str, Any]) -> None:
         os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other
     from osrm_exp import diagnostics, pipeline  # torch: not before there is something to do
     from osrm_exp.artifacts import Workshop
+    from osrm_exp.logged import publish
     from osrm_exp.loggers import open_logger
     from osrm_exp.store import Store
 
@@ -98,21 +99,19 @@ def _run(cell: Cell, config: dict[str, Any]) -> None:
         progress = "TQDM_DISABLE" not in os.environ
         workshop = Workshop(store, logger=logger, progress=progress, **config["trainer"])
         outcome = pipeline.run(cell, workshop)
-        if logger:
-            headline = {f"merged/{r['task']}": r["value"] for r in outcome.rows if r["headline"]}
-            headline["merged/average"] = sum(headline.values()) / len(headline)
-            logger.log_metrics(headline)
         name = needs.diagnosis(cell) if cell.diagnostics else None
         diagnosed = None
         if name and not is_done(rows_file(results, name, "diagnostics")):
             diagnosed = diagnostics.diagnosed(cell, workshop)
-    with _written(results):
-        if name and diagnosed:
-            write_rows(results, name, diagnosed, "diagnostics")
-        if outcome.tried:
-            write_rows(results, cell.digest, outcome.tried, "searches")
-        write_predictions(results, cell.digest, outcome.predictions)
-        write_rows(results, cell.digest, outcome.rows)
+        with _written(results):
+            if name and diagnosed:
+                write_rows(results, name, diagnosed, "diagnostics")
+            if outcome.tried:
+                write_rows(results, cell.digest, outcome.tried, "searches")
+            write_predictions(results, cell.digest, outcome.predictions)
+            write_rows(results, cell.digest, outcome.rows)
+        if logger:
+            publish(logger, results, cell.digest)
 
 
 @contextmanager

@@ -50,8 +50,8 @@ def check_scored(cell: Cell, optimized: Any) -> None:
         return
     if cell.protocol.select == "validation":
         raise ValueError(
-            f"optimized={optimized}: protocol={cell.protocol.name} selects on validation, the split "
-            "that is reported; a study needs a split of its own: protocol=clean"
+            f"optimized={optimized}: protocol={cell.protocol.name} selects on validation, the "
+            "split that is reported; a study needs a split of its own: protocol=clean"
         )
     if cell.search.call is None:
         raise ValueError(
@@ -81,7 +81,7 @@ def scores_of(rows: Sequence[Mapping[str, Any]], optimized: Any) -> float | tupl
         parts = [rows[0]["tuned_score"]] if name == "merged" else list(experts.values())
         if None in parts:
             raise ValueError(
-                f"optimized={optimized}: the rows of cell {rows[0]['cell']} hold no {name} score on "
+                f"optimized={optimized}: the rows of {rows[0]['cell']} hold no {name} score on "
                 "the split that selects; search=scored scores every merge"
             )
         found.append(sum(parts) / len(parts))
