@@ -33,25 +33,17 @@ def publish(logger: Any, results: Path | str, cell: str) -> None:
     """
     import pandas as pd
 
-    from osrm_exp.report.frame import lines
     from osrm_exp.report.rows import read_rows
-    from osrm_exp.report.scores import REFERENCES, scores
 
     rows = read_rows(results)
-    own = rows[rows.cell == cell]
-    first = own.iloc[0]
-    same = rows.adapters.map(tuple) == tuple(first.adapters)
-    found = scores(rows[same & (rows["merge"].isin(REFERENCES) | (rows.cell == cell))])
+    found, own = _with_references(rows, cell), rows[rows.cell == cell]
     tried = _of(read_rows(results, "searches"), [cell])
-    diagnosed = _of(read_rows(results, "diagnostics"), rows[same].cell)
-    said = {**facts(first), "tried": list(tried.get("point", ())), "experts": _experts(own)}
+    diagnosed = _of(read_rows(results, "diagnostics"), found.cell)
+    said = {**facts(own.iloc[0]), "tried": list(tried.get("point", ())), "experts": _experts(own)}
     logger.log_hyperparams({"cell": said, "outcome": "finished"})
     for step, metrics in enumerate(_candidates(tried)):
         logger.log_metrics(metrics, step)
-    line = lines(found, tried).set_index("line").loc[first.line]
-    summary = {name: line[name].mean for name in ("recovered", "kept")}
-    summary |= _tuned(own, first) | _cost(first)
-    logger.log_metrics(_known({**_scores(found[found.cell == cell]), **summary}))
+    logger.log_metrics(summary(rows, cell))
     logger.log_table("rows", dataframe=own[[c for c in COLUMNS if c in own]])
     if len(tried):
         points = pd.json_normalize(tried[["point", "score", "split"]].to_dict("records"))
@@ -60,6 +52,26 @@ def publish(logger: Any, results: Path | str, cell: str) -> None:
         logger.log_metrics(_interference(diagnosed))
     for name, figure, what in _figures(found, tried, _of(diagnosed, [cell])):
         logger.log_image(f"figures/{name}", [_png(figure)], caption=[what])
+
+
+def summary(rows: pd.DataFrame, cell: str) -> dict[str, float]:
+    """What a cell came to beside its references among these rows, as far as it is known."""
+    from osrm_exp.report.frame import lines
+
+    found, own = _with_references(rows, cell), rows[rows.cell == cell]
+    first = own.iloc[0]
+    line = lines(found).set_index("line").loc[first.line]
+    told = {name: line[name].mean for name in ("recovered", "kept")}
+    told |= _scores(found[found.cell == cell]) | _tuned(own, first) | _cost(first)
+    return {name: float(value) for name, value in told.items() if value == value}
+
+
+def _with_references(rows: pd.DataFrame, cell: str) -> pd.DataFrame:
+    from osrm_exp.report.scores import REFERENCES, scores
+
+    own = rows.cell == cell
+    same = rows.adapters.map(tuple) == tuple(rows[own].adapters.iloc[0])
+    return scores(rows[own | (same & rows["merge"].isin(REFERENCES))])
 
 
 def _candidates(tried: pd.DataFrame) -> Iterator[dict[str, float]]:
@@ -101,11 +113,6 @@ def _cost(first: pd.Series) -> dict[str, float]:
         "cost/merge_seconds": first.merge_seconds,
         "cost/seconds": first.seconds,
     }
-
-
-def _known(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Without what is not known."""
-    return {name: float(value) for name, value in metrics.items() if value == value}
 
 
 def _of(rows: pd.DataFrame, cells: Collection[str]) -> pd.DataFrame:

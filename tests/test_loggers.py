@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +10,7 @@ from osrm_exp.__main__ import _cell
 from osrm_exp.compose import configuration
 from osrm_exp.loggers import public
 from osrm_exp.report.rows import read_rows
+from osrm_exp.report.scores import scores
 
 TINY = [
     "model=roberta_large", "dataset=glue", "dataset.only=[cola,stsb,mnli]", "tuning.epochs=2",
@@ -49,7 +49,7 @@ def ended(run):
     """The records of an offline wandb run, by type, and its folded config and summary."""
     (file,) = run.glob("*.wandb")
     told = subprocess.run(
-        [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", file],
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", file],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     records = [json.loads(line) for line in told.stdout.splitlines()]
@@ -85,11 +85,17 @@ def without_an_account(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def test_a_wandb_run_read_back_says_what_its_cell_was(told):
+@pytest.fixture(scope="module")
+def wandb_run(told):
+    """A cell's offline run, read back; its file, and its folder of results."""
     logs = told("wandb", "merge=ties")
     (run,) = logs.glob("wandb/offline-run-*")
-    found, content = ended(run)
-    rows = read_rows(logs.parents[1] / "results")
+    return *ended(run), logs.parents[1] / "results"
+
+
+def test_a_wandb_run_read_back_says_what_its_cell_was(wandb_run):
+    found, content, results = wandb_run
+    rows = read_rows(results)
     rows = rows[(rows["merge"] == "ties") & rows.headline]
     cell, first = found["config"]["cell"], rows.iloc[0]
     assert found["exit"] == 0 and found["config"]["outcome"] == "finished"
@@ -104,11 +110,38 @@ def test_a_wandb_run_read_back_says_what_its_cell_was(told):
     assert summary["merged/average"] == pytest.approx(mean)
     assert summary["lost/average"] == pytest.approx(summary["expert/average"] - mean)
     assert {"chosen/scaling", "cost/merge_seconds", "tuned/merged", "rows.nrows"} <= set(summary)
-    assert {"figures/tasks.filenames", "figures/tried_scaling_tune.filenames"} <= set(summary)
-    assert "interference/response_BA_end_foreign" in summary
-    curve = [one for one in found["history"] if "cola/epoch_loss" in one]
     # told again: another cell trained it
+    curve = [one for one in found["history"] if "cola/epoch_loss" in one]
     assert [one["trainer/global_step"] for one in curve] == [3, 6]
+
+
+def test_every_panel_draws_what_a_run_was_told(wandb_run):
+    workspace = pytest.importorskip(
+        "osrm_exp.report.workspace", reason="pip install wandb-workspaces", exc_type=ImportError
+    )
+    found, _, results = wandb_run
+    told = {name.removesuffix(".filenames") for name in found["summary"]}
+    told |= {name for one in found["history"] for name in one}
+    told |= {"recovered"}  # experts that learned nothing leave nothing to recover
+    told |= {f"cell.value.{name}" for name in found["config"]["cell"]}
+    told |= {f"figures/interference_{kind}" for kind in ("query", "value")}  # of the cell before
+    rows, searches = scores(read_rows(results)), read_rows(results, "searches")
+    where = {"entity": "somebody", "project": "osrm_exp"}
+    spec = workspace.workspace("x", rows, searches, **where)._to_model().model_dump()["spec"]
+    sections = spec["section"]["panel_bank_config"]["sections"]
+    assert [one["name"] for one in sections] == [
+        "Merged against single", "Coefficients", "Training", "Interference", "Cost"
+    ]  # fmt: skip
+    asked = set()
+    for panel in (panel for section in sections for panel in section["panels"]):
+        drawn = panel["config"]
+        lists = [drawn.get(key) or [] for key in ("metrics", "media_keys")]
+        single = [drawn.get(key) for key in ("x_axis", "y_axis", "group_by")]
+        asked |= {one for one in [*lists[0], *lists[1], *single] if one}
+    assert len(asked) > 20
+    assert {one.removeprefix("summary:") for one in asked} <= told
+    report = workspace.report("x", rows, searches, **where)._to_model().model_dump_json()
+    assert "| gaussian" in report and "Protocol clean" in report
 
 
 def test_a_failed_cell_is_a_failed_run_with_its_reason(configured, tmp_path, monkeypatch):
