@@ -150,12 +150,12 @@ def main() -> None:
 def _hydra() -> None:
     try:
         given = [*searchpath.typed(sys.argv[1:]), *searchpath.override()]
-        given = sorted(given, key=MANY.__contains__)  # Hydra wants -m last
         many = bool(set(given) & set(MANY))
         typed = [one for one in given if "=" in one and one[0] != "-"]
         asked = many or any(one.lstrip("+").startswith(STUDIES) for one in typed)
         with study(typed, many) if asked else nullcontext([]) as more:
-            sys.argv[1:] = [*more, *given]
+            given += more  # behind what was typed, which they take the place of
+            sys.argv[1:] = sorted(given, key=MANY.__contains__)  # Hydra wants -m last
             job()
     except SENTENCES as error:
         if WANTS_TRACE:
