@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +27,31 @@ from osrm_exp import CONF, needs, searchpath, signals
 from osrm_exp.compose import cell_from, plain
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
-from osrm_exp.report.rows import is_done, rows_file, write_rows
+from osrm_exp.report.rows import is_done, rows_file, rows_in, write_rows
 from osrm_exp.spec import Cell
 from osrm_exp.status import told
 from osrm_exp.study import check_study
+from osrm_exp.trials import check_scored, scores_of, study
 
 log = logging.getLogger("osrm_exp")
 SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)  # a user can mend these
+MANY = ("-m", "--multirun")
+STUDIES = ("hparams_search=", "hydra/sweeper=")
 WANTS_TRACE = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def job(config: DictConfig) -> None:
-    """Runs one cell unless its rows exist. A failure is told and left to the report: it stops no
-    other cell of a sweep."""
+def job(config: DictConfig) -> Any:
+    """Runs one cell unless its rows exist; returns what a study is told of it. A failure is told
+    and left to the report: it stops no other cell of a sweep."""
     signals.listen()
     logging.raiseExceptions = False  # a full disk is told once, not by every line of the log
     hydra_config = HydraConfig.get()
     folder, overrides = Path(hydra_config.runtime.output_dir), hydra_config.overrides.task
     with told(folder, list(overrides)) as status:
         try:
-            status["outcome"] = _cell(plain(config))
+            status["outcome"], rows = _cell(plain(config))
+            return scores_of(rows_in(rows), plain(config)["optimized"])
         except SENTENCES as error:
             status |= {"outcome": "failed", "reason": sentence(error)}
             if WANTS_TRACE:
@@ -55,24 +59,28 @@ def job(config: DictConfig) -> None:
         except Exception as error:  # a bug of ours: its trace is wanted
             status |= {"outcome": "failed", "reason": f"{type(error).__name__}: {sentence(error)}"}
             log.exception("%s", status["reason"])
+    return None
 
 
-def _cell(config: dict[str, Any]) -> str:
+def _cell(config: dict[str, Any]) -> tuple[str, Path]:
+    """What became of a cell, and the file of its rows."""
     start = time.perf_counter()
     check_study(config)
     cell = cell_from(config)
+    check_scored(cell, config["optimized"])
     title = f"{cell.names['init']} / {cell.names['merge']} / seed {cell.seed}"
     results = config["paths"]["results"]
-    if is_done(rows_file(results, cell.digest)):
+    rows = rows_file(results, cell.digest)
+    if is_done(rows):
         log.info("%s: done before, skipped", title)
-        return "skipped"
+        return "skipped", rows
     with _written(results):  # known before hours of work
         Path(results).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results) as file:
             file.write(bytes(2**16))
     _run(cell, config)
     log.info("%s: finished in %.0f s", title, time.perf_counter() - start)
-    return "finished"
+    return "finished", rows
 
 
 def _run(cell: Cell, config: dict[str, Any]) -> None:
@@ -81,6 +89,7 @@ def _run(cell: Cell, config: dict[str, Any]) -> None:
         os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other
     from osrm_exp import diagnostics, pipeline  # torch: not before there is something to do
     from osrm_exp.artifacts import Workshop
+    from osrm_exp.logged import publish
     from osrm_exp.loggers import open_logger
     from osrm_exp.store import Store
 
@@ -90,21 +99,19 @@ def _run(cell: Cell, config: dict[str, Any]) -> None:
         progress = "TQDM_DISABLE" not in os.environ
         workshop = Workshop(store, logger=logger, progress=progress, **config["trainer"])
         outcome = pipeline.run(cell, workshop)
-        if logger:
-            headline = {f"merged/{r['task']}": r["value"] for r in outcome.rows if r["headline"]}
-            headline["merged/average"] = sum(headline.values()) / len(headline)
-            logger.log_metrics(headline)
         name = needs.diagnosis(cell) if cell.diagnostics else None
         diagnosed = None
         if name and not is_done(rows_file(results, name, "diagnostics")):
             diagnosed = diagnostics.diagnosed(cell, workshop)
-    with _written(results):
-        if name and diagnosed:
-            write_rows(results, name, diagnosed, "diagnostics")
-        if outcome.tried:
-            write_rows(results, cell.digest, outcome.tried, "searches")
-        write_predictions(results, cell.digest, outcome.predictions)
-        write_rows(results, cell.digest, outcome.rows)
+        with _written(results):
+            if name and diagnosed:
+                write_rows(results, name, diagnosed, "diagnostics")
+            if outcome.tried:
+                write_rows(results, cell.digest, outcome.tried, "searches")
+            write_predictions(results, cell.digest, outcome.predictions)
+            write_rows(results, cell.digest, outcome.rows)
+        if logger:
+            publish(logger, results, cell.digest)
 
 
 @contextmanager
@@ -143,8 +150,13 @@ def main() -> None:
 def _hydra() -> None:
     try:
         given = [*searchpath.typed(sys.argv[1:]), *searchpath.override()]
-        sys.argv[1:] = sorted(given, key=("-m", "--multirun").__contains__)  # Hydra wants -m last
-        job()
+        many = bool(set(given) & set(MANY))
+        typed = [one for one in given if "=" in one and one[0] != "-"]
+        asked = many or any(one.lstrip("+").startswith(STUDIES) for one in typed)
+        with study(typed, many) if asked else nullcontext([]) as more:
+            given += more  # behind what was typed, which they take the place of
+            sys.argv[1:] = sorted(given, key=MANY.__contains__)  # Hydra wants -m last
+            job()
     except SENTENCES as error:
         if WANTS_TRACE:
             raise

@@ -23,10 +23,10 @@ Inputs = Mapping[str, Any]  # {"weights": identity, "sources", "given": {task: i
 
 def configuration(overrides: Sequence[str]) -> dict[str, Any]:
     """The composed, resolved configuration of one cell, without Hydra's own part."""
-    composed = _composed(overrides)
-    kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    whole = composed(overrides)
+    kept = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(composed)  # for ${hydra:...}
+    HydraConfig.instance().set_config(whole)  # for ${hydra:...}
     try:
         return plain(kept)
     finally:
@@ -41,7 +41,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The overrides of every cell of `-m`, as Hydra's own sweeper multiplies them out."""
-    yield from points(_composed(_unswept(overrides)).hydra.sweeper.params, overrides)
+    yield from points(composed(unswept(overrides)).hydra.sweeper.params, overrides)
 
 
 def points(params: Mapping[str, Any] | None, overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -55,12 +55,14 @@ def points(params: Mapping[str, Any] | None, overrides: Sequence[str]) -> Iterat
     yield from map(tuple, found)
 
 
-def _unswept(overrides: Sequence[str]) -> list[str]:
+def unswept(overrides: Sequence[str]) -> list[str]:
+    """The overrides that all cells of a sweep share."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return [given for given, one in zip(overrides, parsed) if not one.is_sweep_override()]
 
 
-def _composed(overrides: Sequence[str]) -> DictConfig:
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration as Hydra composes it, with Hydra's own part."""
     chosen, running = [*searchpath.override(), *overrides], GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()  # a job may compose another cell than its own
     try:

@@ -1,13 +1,15 @@
 """`python -m osrm_exp.dashboard results/EXPERIMENT` writes one HTML page that needs no network.
 
 Made from rows alone, like the tables: what merging keeps, seed by seed and task by task, curves of
-coefficients, interference, cost. Plotly's script is in the page.
+coefficients, interference, cost. Plotly's script is in the page. Who is logged in to wandb gets the
+same there: a workspace over the experiment's runs (`logger=wandb`) and a report.
 """
 
 from __future__ import annotations
 
 import argparse
 import html
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,6 +68,46 @@ def write_dashboard(results: Path | str) -> Path:
     return page
 
 
+def send(results: Path | str, *, project: str, entity: str | None = None) -> list[str]:
+    """A wandb workspace and a report of an experiment's runs; returns where they are.
+
+    What a run could not know when its cell ended, because the cells that it is measured against
+    came later, is told to it now.
+
+    Raises:
+        ValueError: wandb-workspaces is not installed.
+    """
+    import wandb
+
+    try:
+        from osrm_exp.report import workspace
+    except ImportError:
+        raise ValueError(
+            "a workspace needs wandb-workspaces: pip install wandb-workspaces"
+        ) from None
+    from osrm_exp.logged import summary
+
+    rows, searches = read_rows(results), read_rows(results, "searches")
+    api = wandb.Api()
+    where = {"entity": entity or api.default_entity, "project": project}
+    sent = []
+    for group in rows.experiment.unique():
+        for run in api.runs(f"{where['entity']}/{project}", {"group": group}):
+            cell = run.config.get("cell", {}).get("cell")
+            if cell in set(rows.cell) and run.state == "finished":
+                run.summary.update(summary(rows, cell))
+        found = scores(rows[rows.experiment == group])
+        made = [workspace.workspace, workspace.report]
+        sent += [one(str(group), found, searches, **where).save().url for one in made]
+    return sent
+
+
+def _logged_in() -> bool:
+    import wandb
+
+    return os.environ.get("WANDB_MODE", "online") == "online" and wandb.login(prompt=False)
+
+
 def _table(found: pd.DataFrame, searches: pd.DataFrame) -> str:
     table = lines(found, searches)
     text, notes = shown(table)
@@ -99,8 +141,17 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser("python -m osrm_exp.dashboard", description=__doc__)
     parser.add_argument("results", help="a results folder, with rows/ in it")
+    parser.add_argument(
+        "--project", default="osrm_exp", help="in wandb, where somebody is logged in"
+    )
+    parser.add_argument("--entity", help="in wandb; default: that of the account")
+    given = parser.parse_args()
     try:
-        print(write_dashboard(parser.parse_args().results))
+        print(write_dashboard(given.results))
+        if not _logged_in():
+            print("nobody is logged in to wandb (`wandb login`): no workspace, no report")
+            return
+        print(*send(given.results, project=given.project, entity=given.entity), sep="\n")
     except ValueError as error:
         sys.exit(f"osrm_exp: {error}")
 

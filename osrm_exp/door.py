@@ -64,6 +64,7 @@ class Config(Record):
     paths: dict[str, Any]
     heads: str | None
     rank: PositiveInt | None
+    optimized: Any
     seed: int
     names: dict[str, str]
     overrides: list[str]

@@ -1,10 +1,12 @@
 """Experiment loggers: one run a cell, grouped by experiment, closed when its job ends.
 
-A logger's function is a context: it gives a Lightning logger, and closes it as its cell ended.
+A logger's function is a context: it gives a Lightning logger with `log_table` and `log_image`, and
+closes it as its cell ended. What a run carries is in `osrm_exp.logged`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,8 +17,12 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from osrm_exp.call import split
+from osrm_exp.logged import facts
+from osrm_exp.pipeline import said_of
 from osrm_exp.spec import Cell
 
+log = logging.getLogger("osrm_exp")
+APART = ("paths", "names", "logger")  # of a config, what is of this machine or said elsewhere
 LOCAL = re.compile(r"(?<![\w.@-])(?:~[\w-]*|\.{1,2})?/.*$")  # no hub id, which has a name first
 SECRET = re.compile(r"\b(?:hf_|ghp_|sk-)\w{8,}|\b[0-9a-f]{40}\b")
 
@@ -24,18 +30,25 @@ SECRET = re.compile(r"\b(?:hf_|ghp_|sk-)\w{8,}|\b[0-9a-f]{40}\b")
 @contextmanager
 def open_logger(
     config: Mapping[str, Any], cell: Cell, everything: Mapping[str, Any]
-) -> Iterator[Logger | None]:
-    """The Lightning logger of a cell, or None where none is asked for."""
+) -> Iterator[Any]:
+    """The logger of a cell, or None where none is asked for. It hears why a cell failed."""
     call, _ = split(config, ())
     if call:
         call.check("logger", keywords=["name"])
-    name = f"{cell.names['init']}-{cell.names['merge']}-s{cell.seed}"
+    name = f"{cell.names['init']}-{cell.names['merge']}-s{cell.seed}-{cell.digest[:8]}"
     opened: AbstractContextManager = call(name=name) if call else nullcontext()
     with opened as logger:
-        if logger:
-            apart = ("paths", "names", "logger")
-            logger.log_hyperparams({k: public(v) for k, v in everything.items() if k not in apart})
-        yield logger
+        if logger is None:
+            yield None
+            return
+        kept = {key: public(one) for key, one in everything.items() if key not in APART}
+        logger.log_hyperparams({**kept, "cell": facts(said_of(cell, cell.merge))})
+        try:
+            yield logger
+        except BaseException as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            logger.log_hyperparams({"outcome": "failed", "reason": public(reason)})
+            raise
 
 
 def public(value: Any) -> Any:
@@ -63,9 +76,11 @@ def wandb_logger(*, name: str, project: str, group: str, save_dir: str) -> Itera
     from lightning.pytorch.loggers import WandbLogger
 
     # the command, the host and what is printed hold paths of this machine
-    quiet = wandb.Settings(x_disable_meta=True, console="off", disable_git=True)
+    quiet = wandb.Settings(x_disable_meta=True, console="off", disable_git=True, host="(local)")
     offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
     mode: dict[str, Any] = {"mode": "offline"} if offline else {}
+    if offline:
+        log.info("not logged in to wandb: %s keeps the run, `wandb sync` sends it", save_dir)
     os.makedirs(save_dir, exist_ok=True)
     logger = WandbLogger(
         name=name, project=project, group=group, save_dir=save_dir, settings=quiet, **mode
@@ -82,8 +97,23 @@ def wandb_logger(*, name: str, project: str, group: str, save_dir: str) -> Itera
 @contextmanager
 def tensorboard_logger(*, name: str, group: str, save_dir: str) -> Iterator[Logger]:
     """TensorBoard event files under `save_dir/group/name`."""
-    from lightning.pytorch.loggers import TensorBoardLogger
+    from osrm_exp.local_loggers import TensorBoard
 
-    logger = TensorBoardLogger(save_dir, name=f"{group}/{name}")
-    yield logger
-    logger.finalize("success")
+    yield from _closed(TensorBoard(save_dir, name=f"{group}/{name}"))
+
+
+@contextmanager
+def csv_logger(*, name: str, group: str, save_dir: str) -> Iterator[Logger]:
+    """`metrics.csv`, `hparams.yaml`, tables and pictures under `save_dir/group/name`."""
+    from osrm_exp.local_loggers import Csv
+
+    yield from _closed(Csv(save_dir, name=f"{group}/{name}"))
+
+
+def _closed(logger: Any) -> Iterator[Logger]:
+    status = "failed"
+    try:
+        yield logger
+        status = "success"
+    finally:
+        logger.close(status)

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from osrm_exp import needs, preflight, searchpath
 from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts import Workshop
+from osrm_exp.artifacts.fine_tune import curve
 from osrm_exp.bench import Bench, rows_of
 from osrm_exp.identity import unpinned
 from osrm_exp.lora import Result
 from osrm_exp.rehearsal import rehearse
-from osrm_exp.spec import Cell, Merge
+from osrm_exp.spec import Cell, Merge, Task
 from osrm_exp.tasks.metrics import Scored
 
 PACKAGES = ("osrm-exp", "torch", "transformers", "peft", "lightning", "datasets")
@@ -46,7 +47,11 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     rows_of(cell)
     preflight.check(cell, given, workshop)
     workshop.store.get_all(needs.of_inits(wanted), workshop)
-    adapters = [read_adapter(folder) for folder in workshop.store.get_all(wanted, workshop)]
+    own = wanted[: len(cell.tasks)]
+    workshop.untold.update(one.digest for one in own)
+    folders = workshop.store.get_all(wanted, workshop)
+    trainings = [curve(one, folder, workshop) for one, folder in zip(own, folders)]
+    adapters = [read_adapter(folder) for folder in folders]
     bench = Bench(cell, adapters, workshop)
     statistics = bench.statistics()
     chosen, tried = search(cell, bench, statistics)
@@ -56,19 +61,24 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     found = bench.scores(merged, "validation")
     shared = {
         **said_of(cell, merge), "chosen": chosen, "output": result.form,
-        "contents": [workshop.store.content(one) for one in wanted[: len(cell.tasks)]],
+        "contents": [workshop.store.content(one) for one in own],
         "tuned_on": cell.protocol.select if tried else "none",
         "tuned_score": max((one["score"] for one in tried), default=None),
         "truncation_error": result.error, "merge_seconds": round(after - before, 3),
         "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
-    return Outcome(list(_rows(cell, shared, found)), tried, list(_predictions(cell, found)))
+    rows = [
+        {**row, "expert_tuned_score": training.get("headline")}
+        for task, training, scored in zip(cell.tasks, trainings, found)
+        for row in _rows(task, shared, scored)
+    ]
+    return Outcome(rows, tried, list(_predictions(cell, found)))
 
 
 def search(cell: Cell, bench: Bench, statistics: Mapping) -> tuple[dict[str, Any], Rows]:
     """The settings of the best candidate, and every candidate with its score."""
     tried: Rows = []
-    if not (cell.search.call and cell.merge.grid):
+    if not cell.search.call:
         return {}, tried
 
     def score(candidate: dict[str, Any]) -> float:
@@ -106,15 +116,14 @@ def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rows(cell: Cell, shared: Mapping[str, Any], found: Sequence[Scored]) -> Iterator[dict]:
-    for task, scored in zip(cell.tasks, found):
-        for metric, value in scored.values.items():
-            yield {
-                **shared, "task": task.name, "split": task.validation, "metric": metric,
-                "value": value, "headline": metric == task.headline,
-                "floor": scored.floors[metric], "rows": len(scored.labels),
-                "degenerate": scored.degenerate, "largest_share": scored.largest_share,
-            }  # fmt: skip
+def _rows(task: Task, shared: Mapping[str, Any], scored: Scored) -> Iterator[dict]:
+    for metric, value in scored.values.items():
+        yield {
+            **shared, "task": task.name, "split": task.validation, "metric": metric,
+            "value": value, "headline": metric == task.headline,
+            "floor": scored.floors[metric], "rows": len(scored.labels),
+            "degenerate": scored.degenerate, "largest_share": scored.largest_share,
+        }  # fmt: skip
 
 
 def _predictions(cell: Cell, found: Sequence[Scored]) -> Iterator[dict]:

@@ -30,6 +30,8 @@ def grid(
         widen: where the best point lies at an end of the numbers of a key, go on beyond it in the
             step of the last two, until the best point is no end, or for `STEPS` steps.
     """
+    if not candidates:
+        return {}  # an evaluation that nothing hangs on is saved
     axes = {key: list(values) for key, values in candidates.items()}
     scores: dict[tuple, float] = {}
     for _ in range(1 + widen * STEPS):
@@ -41,6 +43,15 @@ def grid(
         if not (widen and _widened(axes, best)):
             break
     return best
+
+
+def scored(
+    candidates: Mapping[str, Sequence[Any]], score: Callable[[Point], float], /, *, widen: bool
+) -> Point:
+    """`grid`; where there is nothing to choose, what stands is scored all the same."""
+    if not candidates:
+        score({})
+    return grid(candidates, score, widen=widen)
 
 
 def _widened(axes: dict[str, list[Any]], best: Point) -> bool:

@@ -22,18 +22,19 @@ from osrm_exp.adapter import read_adapter, write_adapter
 from osrm_exp.artifacts.peft_factors import minus
 from osrm_exp.artifacts.start import Start, begin, network, rows_of
 from osrm_exp.artifacts.workshop import Workshop
-from osrm_exp.spec import FineTune
+from osrm_exp.spec import FineTune, Given
 from osrm_exp.store import resume
 from osrm_exp.tasks import data
 from osrm_exp.training.callbacks import InitializeLora
-from osrm_exp.training.history import History
+from osrm_exp.training.history import History, replay
 from osrm_exp.training.module import LoraFineTuning
 
 
 def build(spec: FineTune, folder: Path, workshop: Workshop) -> None:
     """Trains, restores the best epoch and saves a plain PEFT adapter.
 
-    Beside it lie `training.json` and `start.safetensors`, every module's initial `A`.
+    Beside it lie `training.json` and `start.safetensors`, every module's initial `A`. A logger that
+    waits for the curve is told it meanwhile.
     """
     with quiet():
         if spec.intermediate:
@@ -45,6 +46,19 @@ def build(spec: FineTune, folder: Path, workshop: Workshop) -> None:
         history = _fit(spec, module, InitializeLora(start.A, spec.init.freeze), folder, workshop)
         _save(spec, module, start, folder)
         (folder / "training.json").write_text(json.dumps(history, indent=2))
+        workshop.untold.discard(spec.digest)
+
+
+def curve(spec: FineTune | Given, folder: Path, workshop: Workshop) -> dict[str, Any]:
+    """What `training.json` says, and to a logger that still waits for the curve, the curve.
+
+    Nothing is known of a given adapter, and of one that an older version trained, no curve.
+    """
+    file = folder / "training.json"
+    training: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    if spec.digest in workshop.untold:
+        replay(training.get("curve", ()), workshop.logger)
+    return training
 
 
 def read_start(folder: Path) -> dict[str, Tensor]:
@@ -62,7 +76,8 @@ def _fit(
     history = History()
     trainer = pl.Trainer(
         accelerator=workshop.accelerator, devices=1, max_epochs=spec.tuning.epochs,
-        gradient_clip_val=spec.tuning.clip, logger=workshop.logger or False,
+        gradient_clip_val=spec.tuning.clip,
+        logger=(spec.digest in workshop.untold and workshop.logger) or False,
         callbacks=[initialize, history, best, last], num_sanity_val_steps=0, log_every_n_steps=10,
         enable_model_summary=False, enable_progress_bar=workshop.progress,
         plugins=[LightningEnvironment()],  # under Slurm too: nothing requeues behind our back
@@ -85,7 +100,7 @@ def _fit(
     shutil.rmtree(left)
     score = float(best.state_dict()["best_model_score"])
     said = {"headline": score, "epoch": kept["epoch"], "select": spec.select}
-    return {**said, "epochs": history.epochs}
+    return {**said, "epochs": history.epochs, "curve": history.curve}
 
 
 def _save(spec: FineTune, module: LoraFineTuning, start: Start, folder: Path) -> None:

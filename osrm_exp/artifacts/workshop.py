@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -27,6 +27,7 @@ class Workshop:
     accelerator: str = "cpu"
     logger: Any = None
     progress: bool = True
+    untold: set[str] = field(default_factory=set)  # whose curves the logger waits for, by digest
 
     def __post_init__(self) -> None:
         if self.accelerator == "gpu" and not torch.cuda.is_available():

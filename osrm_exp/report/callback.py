@@ -28,8 +28,10 @@ class Report(Callback):
     cells: Cells = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        Report.cells = list(points(config.hydra.sweeper.params, config.hydra.overrides.task))
-        self.total, self.shared = len(Report.cells), _shared(Report.cells)
+        sweeper, typed = config.hydra.sweeper, config.hydra.overrides.task
+        Report.cells = [] if "n_trials" in sweeper else list(points(sweeper.params, typed))
+        self.total = sweeper.get("n_trials", len(Report.cells))
+        self.shared = _shared(Report.cells)
         self.start = time.time()  # the callback itself goes to the workers
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:

@@ -16,10 +16,11 @@ from osrm_exp.tasks.metrics import scores
 
 
 class LoraFineTuning(pl.LightningModule):
-    """Trains a PEFT network's factors and head on one task; logs its scores once an epoch.
+    """Trains a PEFT network's factors and head on one task; tells its scores once an epoch.
 
-    AdamW with linear decay after a warm-up, as the released OSRM code trains. Metrics are logged
-    under `<task>/`, and the headline also as `headline`, which the best checkpoint is chosen by.
+    AdamW with linear decay after a warm-up, as the released OSRM code trains. Metrics are named
+    `<task>/…`, and the headline also `headline`, which the best checkpoint is chosen by; loggers
+    hear of them from `History`.
     """
 
     def __init__(self, net: PeftModel, task: Task, tuning: Tuning) -> None:
@@ -44,7 +45,7 @@ class LoraFineTuning(pl.LightningModule):
                 f"{self.task.name}: the training loss is {loss.item()} at step {self.global_step} "
                 f"with tuning.lr={self.tuning.lr}; a lower tuning.lr helps"
             )
-        self.log(f"{self.task.name}/loss", loss, prog_bar=True)
+        self.log(f"{self.task.name}/loss", loss, prog_bar=True, logger=False)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
@@ -55,8 +56,9 @@ class LoraFineTuning(pl.LightningModule):
         logits, labels = (torch.cat(parts) for parts in zip(*self.outputs))
         self.outputs.clear()
         values = scores(self.task, logits, labels).values
-        self.log_dict({f"{self.task.name}/{name}": value for name, value in values.items()})
-        self.log("headline", values[self.task.headline], prog_bar=True)
+        named = {f"{self.task.name}/{name}": value for name, value in values.items()}
+        self.log_dict(named, logger=False)
+        self.log("headline", values[self.task.headline], prog_bar=True, logger=False)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.net.parameters() if p.requires_grad]
