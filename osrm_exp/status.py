@@ -158,6 +158,14 @@ def _done_otherwise(cell: Overrides, results: Path) -> bool:
     return is_done(rows_file(results, digest))
 
 
+def logs_of(results: Path) -> Path:
+    """Where the logs of a results folder lie unless somebody said otherwise."""
+    for above in results.parents:
+        if above.name == "results":
+            return above.with_name("outputs") / results.relative_to(above)
+    return Path("outputs", results.name)
+
+
 def report(results: Path, logs: Path) -> str:
     """The lines for a results folder.
 
@@ -204,10 +212,10 @@ def main() -> int:
     """Reads the command line; what a user can mend is told in one sentence."""
     parser = argparse.ArgumentParser(prog="python -m osrm_exp.status", description=__doc__)
     parser.add_argument("results", type=Path)
-    parser.add_argument("logs", type=Path, nargs="?", help="default: outputs/<name of results>")
+    parser.add_argument("logs", type=Path, nargs="?", help="default: outputs/ in place of results/")
     options = parser.parse_args()
     try:
-        print(report(options.results, options.logs or Path("outputs", options.results.name)))
+        print(report(options.results, options.logs or logs_of(options.results)))
     except (ValueError, OSError) as error:
         print(f"osrm_exp: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
