@@ -208,6 +208,18 @@ def _time(results: Path, left: int, at_once: int) -> str:
     return f"about {total / 60:.0f} min: {left} cells {how}, {mean:.0f} s each as those before"
 
 
+def unfinished(results: Path) -> str:
+    """What a folder's tables lack, failed cells with their reasons; nothing where no log tells.
+
+    A table is made from rows alone, and a cell without rows is no line of it.
+    """
+    try:
+        text = report(results, logs_of(results))
+    except ValueError:  # nobody's sweep: rows that came from elsewhere
+        return ""
+    return text if "\n" in text else ""
+
+
 def main() -> int:
     """Reads the command line; what a user can mend is told in one sentence."""
     parser = argparse.ArgumentParser(prog="python -m osrm_exp.status", description=__doc__)

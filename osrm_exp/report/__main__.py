@@ -5,8 +5,10 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from osrm_exp.report.report import write_report
+from osrm_exp.status import unfinished
 
 parser = argparse.ArgumentParser("python -m osrm_exp.report", description=__doc__)
 parser.add_argument("results", help="a results folder, with rows/ in it")
@@ -16,6 +18,8 @@ parser.add_argument("--published", help="numbers of others, as figures/known_res
 given = parser.parse_args()
 try:
     print(write_report(given.results))
+    if lacking := unfinished(Path(given.results)):
+        print(f"\nThe sweep is not complete. {lacking}")
     if given.baseline:
         from osrm_exp.report.paired_tables import write_paired  # statsmodels: seconds to import
 
