@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
-from osrm_exp.compose import cell_from, plain
+from osrm_exp.compose import cell_from, ordered, plain
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, rows_in, write_rows
@@ -149,7 +149,7 @@ def main() -> None:
 
 def _hydra() -> None:
     try:
-        given = [*searchpath.typed(sys.argv[1:]), *searchpath.override()]
+        given = ordered([*searchpath.typed(sys.argv[1:]), *searchpath.override()])
         many = bool(set(given) & set(MANY))
         typed = [one for one in given if "=" in one and one[0] != "-"]
         asked = many or any(one.lstrip("+").startswith(STUDIES) for one in typed)

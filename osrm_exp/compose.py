@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from osrm_exp import CONF, searchpath
+from osrm_exp import CONF, searchpath, tiny  # noqa: F401  (a resolver of configs)
 from osrm_exp.door import check_groups, name_of
 from osrm_exp.identity import adapter_identity, identity, source_of
 from osrm_exp.record import build, digest, meaning
@@ -61,9 +61,26 @@ def unswept(overrides: Sequence[str]) -> list[str]:
     return [given for given, one in zip(overrides, parsed) if not one.is_sweep_override()]
 
 
+def ordered(overrides: Sequence[str]) -> list[str]:
+    """The overrides with a scale behind all else that is added to the defaults.
+
+    Of two files that set a key Hydra takes the later one, so a scale typed before its experiment
+    would be overruled by it.
+
+    Raises:
+        ValueError: several scales or experiments, whose files say what is swept.
+    """
+    added = [one for one in overrides if one.startswith("+")]
+    for one in added:
+        key, _, value = one.lstrip("+").partition("=")
+        if key in ("experiment", "scale") and "," in value:
+            raise ValueError(f"{one}: one {key} a command, its file says what is swept")
+    slots = iter(sorted(added, key=lambda one: one.lstrip("+").startswith("scale=")))
+    return [next(slots) if one.startswith("+") else one for one in overrides]
+
+
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration as Hydra composes it, with Hydra's own part."""
-    chosen, running = [*searchpath.override(), *overrides], GlobalHydra.instance().hydra
+    chosen, running = [*searchpath.override(), *ordered(overrides)], GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()  # a job may compose another cell than its own
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -117,7 +134,8 @@ def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: l
     if unknown := [one for one in per_init if not searchpath.file("init", one)]:
         raise ValueError(f"tuning.per_init names {unknown[0]!r}, which is no file of conf/init")
     built = build(Init, init, "init")
-    settings = _tuning({**tuning, **per_init.get(name, {})}, config["dataset"], built, tasks)
+    own = plain(OmegaConf.merge(tuning, per_init.get(name, {})))
+    settings = _tuning(own, config["dataset"], built, tasks)
     return Arm(name=name, init=built, tuning=settings)
 
 

@@ -78,7 +78,8 @@ def check_groups(config: Mapping[str, Any]) -> None:
             was named on the command line.
     """
     build(Config, config, "")
-    name_of(config["study"], "study")
+    for part in config["study"].split("/"):  # a folder, which may lie in others
+        name_of(part, "study")
     build(Paths, config["paths"], "paths")
     build(Trainer, config["trainer"], "trainer")
     build(Names, config["names"], "names")

@@ -158,6 +158,14 @@ def _done_otherwise(cell: Overrides, results: Path) -> bool:
     return is_done(rows_file(results, digest))
 
 
+def logs_of(results: Path) -> Path:
+    """Where the logs of a results folder lie unless somebody said otherwise."""
+    for above in results.parents:
+        if above.name == "results":
+            return above.with_name("outputs") / results.relative_to(above)
+    return Path("outputs", results.name)
+
+
 def report(results: Path, logs: Path) -> str:
     """The lines for a results folder.
 
@@ -200,14 +208,26 @@ def _time(results: Path, left: int, at_once: int) -> str:
     return f"about {total / 60:.0f} min: {left} cells {how}, {mean:.0f} s each as those before"
 
 
+def unfinished(results: Path) -> str:
+    """What a folder's tables lack, failed cells with their reasons; nothing where no log tells.
+
+    A table is made from rows alone, and a cell without rows is no line of it.
+    """
+    try:
+        text = report(results, logs_of(results))
+    except ValueError:  # nobody's sweep: rows that came from elsewhere
+        return ""
+    return text if "\n" in text else ""
+
+
 def main() -> int:
     """Reads the command line; what a user can mend is told in one sentence."""
     parser = argparse.ArgumentParser(prog="python -m osrm_exp.status", description=__doc__)
     parser.add_argument("results", type=Path)
-    parser.add_argument("logs", type=Path, nargs="?", help="default: outputs/<name of results>")
+    parser.add_argument("logs", type=Path, nargs="?", help="default: outputs/ in place of results/")
     options = parser.parse_args()
     try:
-        print(report(options.results, options.logs or Path("outputs", options.results.name)))
+        print(report(options.results, options.logs or logs_of(options.results)))
     except (ValueError, OSError) as error:
         print(f"osrm_exp: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from osrm_exp.compose import configuration
+from osrm_exp.compose import configuration, sweep
 
 
 def check_study(config: Mapping[str, Any]) -> None:
-    """Whether an experiment on another model or suite than its own has a folder of its own too.
+    """Whether a cell's rows belong into the folder of its experiment.
 
     Raises:
-        ValueError: its rows would come to lie among those of the experiment.
+        ValueError: an experiment on another model or suite than its own, whose rows would come to
+            lie among those of the experiment; a scale of nothing, or of what has only one.
     """
     typed = dict(one.lstrip("+").partition("=")[::2] for one in config["overrides"])
+    if "scale" in typed:
+        _check_scale(typed)
     other = [group for group in ("model", "dataset") if group in typed]
     if "experiment" not in typed or not other or typed.keys() & {"study", "paths.results"}:
         return
-    own = configuration([f"+experiment={typed['experiment']}"])
+    chosen = [f"+{group}={typed[group]}" for group in ("experiment", "scale") if group in typed]
+    own = configuration(chosen)
     for group in other:
-        if own[group]["name"] != config[group]["name"]:
+        if own[group]["name"] != config[group]["name"] and not _swept(chosen, group, typed[group]):
             raise ValueError(
                 f"+experiment={typed['experiment']} is one of {group}={own[group]['name']}: name "
                 f"the folder for {group}={config[group]['name']} with study=NAME"
             )
+
+
+def _swept(experiment: list[str], group: str, name: str) -> bool:
+    """Whether an experiment goes through this choice by itself."""
+    return any(f"{group}={name}" in cell for cell in sweep(experiment))
+
+
+def _check_scale(typed: Mapping[str, str]) -> None:
+    scale, name = typed["scale"], typed.get("experiment")
+    if name is None:
+        raise ValueError(
+            f"+scale={scale} is the size of an experiment: +experiment=paper/NAME +scale={scale}"
+        )
+    whole = configuration([f"+experiment={name}"])["paths"]["results"]
+    if Path(whole).name != "full":  # what has sizes keeps them apart
+        raise ValueError(
+            f"+experiment={name} has one size: +scale={scale} is for conf/experiment/paper"
+        )

@@ -12,7 +12,7 @@ from osrm_exp import CONF
 from osrm_exp.record import build
 from osrm_exp.spec import Merge
 
-EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))  # paper/: test_paper
 FILES = sorted(p for p in CONF.rglob("*.yaml") if p.name != "config.yaml")
 
 

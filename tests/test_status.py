@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -125,3 +126,25 @@ def test_a_wrong_folder_is_one_sentence(tmp_path):
     answer = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 1 and "Traceback" not in answer.stderr
     assert "name the logs (paths.logs)" in answer.stderr
+
+
+def test_logs_lie_beside_results_at_any_depth():
+    found = {str(status.logs_of(Path(one))) for one in ("results/x", "results/paper/x/tiny", "x")}
+    assert found == {"outputs/x", "outputs/paper/x/tiny"}
+    assert status.logs_of(Path("/a/results/x")) == Path("/a/outputs/x")
+    assert status.logs_of(Path("my_results/x")) == Path("outputs/x")
+
+
+def test_a_report_says_what_its_tables_lack(swept, monkeypatch):
+    cells, results, logs = swept
+    monkeypatch.setattr(status, "logs_of", lambda _: logs)
+    with status.told(logs / "1" / "1", cells[1]) as told:
+        told |= {"outcome": "failed", "reason": "tuning.lr=0 is too small"}
+    for index in (0, 2, 3, 4):
+        done(cells[index], results, f"{index:016x}")
+    text = status.unfinished(results)
+    assert "failed      merge=average seed=2: tuning.lr=0 is too small" in text
+    assert "missing     merge=individual seed=2" in text and "4 ok, 1 failed, 1 missing" in text
+    for index in (1, 5):
+        done(cells[index], results, f"{index:016x}")
+    assert status.unfinished(results) == "" == status.unfinished(results.parent)

@@ -61,6 +61,7 @@ from osrm_exp.merging.masks import consensus as consensus
 from osrm_exp.merging.masks import emr as emr
 from osrm_exp.merging.masks import tall_mask as tall_mask
 from osrm_exp.merging.opcm import opcm as opcm
+from osrm_exp.merging.osrm_posthoc import osrm_posthoc as osrm_posthoc
 from osrm_exp.merging.pcb import pcb as pcb
 from osrm_exp.merging.regmean import lm_cocktail as lm_cocktail
 from osrm_exp.merging.regmean import regmean as regmean

@@ -127,5 +127,11 @@ def write_tables(results: Path | str, rows: pd.DataFrame, searches: pd.DataFrame
     flat(table).to_csv(results / "table.csv", index=False, float_format="%.4f")
     by_task(found).to_csv(results / "tasks.csv", index=False, float_format="%.4f")
     (results / "table.md").write_text(f"{markdown(table, text)}\n\n{foot}\n")
-    (results / "table.tex").write_text(latex(table, text, foot, results.name))
+    (results / "table.tex").write_text(latex(table, text, foot, _name(results, found)))
     return f"{text.to_string(index=False)}\n\n{foot}"
+
+
+def _name(results: Path, found: pd.DataFrame) -> str:
+    """What a table is called by: its folder, and the experiment where that does not say it."""
+    name, experiment = results.resolve().name, found.experiment.iloc[0]
+    return name if experiment.endswith(name) else f"{experiment}-{name}"

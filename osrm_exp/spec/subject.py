@@ -31,6 +31,7 @@ class Model(Record):
     heads: tuple[str, ...]
     attention: Literal["sdpa", "eager"] = "sdpa"
     weights: str  # identity of the checkpoint, see `identity`
+    tiny: dict[str, Any] = Field(default={}, exclude=True)  # its sizes in miniature, see `tiny`
 
 
 class Task(Record):

@@ -63,7 +63,7 @@ def read(task: Task, split: str) -> Columns:
     """
     name, config = getattr(task, split), task.config or task.name
     if task.path == "generated":
-        return mini.generate(task.name, split, getattr(task.rows, split), seed=task.seed)
+        return mini.generate(config, split, getattr(task.rows, split), seed=task.seed)
     if Path(task.path).is_dir():
         return read_files(Path(task.path, config), name, task.label)
 
