@@ -21,7 +21,6 @@ from osrm_exp.model import (
     adapted_modules,
     applied,
     load_backbone,
-    logits,
     new_heads,
     skeleton,
 )
@@ -98,9 +97,9 @@ class Bench:
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
                 own = {} if shared else {k: update.task(index) for k, update in merged.items()}
                 rows = self.data[index]
-                batches = rows.batches(split, self.batch_size)
                 with applied(self.net, own, self.heads[index]) as net:
-                    found.append(scores(task, *logits(net, batches), rows.numbers(split)))
+                    answers = task.kind.run(rows, net, split, self.batch_size)
+                found.append(scores(task, *answers, rows.numbers(split)))
         return found
 
 

@@ -53,7 +53,10 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def standard_error(value: pd.Series, correlation: pd.Series, rows: pd.Series) -> pd.Series:
-    """Of a score in percent over `rows` rows: binomial, or Fisher's for a correlation."""
+    """Of a score in percent over `rows` rows: binomial, or Fisher's for a correlation.
+
+    Binomial is the most that a mean of shares between 0 and 1 can have (ROUGE-L, a likelihood).
+    """
     share = value.clip(0, 100) / 100
     binomial = np.sqrt(share * (1 - share) / rows)
     fisher = (1 - (value / 100) ** 2) / np.sqrt(rows - 1)
