@@ -59,7 +59,8 @@ def read_adapter(source: Path | str) -> Adapter:
 
 
 def read_expert(source: Path | str, heads: Sequence[str], outputs: int) -> Adapter:
-    """An adapter that takes the place of a task's fine-tuning: its head must be there and fit.
+    """An adapter that takes the place of a task's fine-tuning: its head must be there and fit, or
+    be none where the task has none.
 
     Args:
         source: a folder, or a hub id.
@@ -76,6 +77,13 @@ def read_expert(source: Path | str, heads: Sequence[str], outputs: int) -> Adapt
                 f"{source} has no head {head}, which its task needs: train it with "
                 f"modules_to_save=[{', '.join(heads)}]"
             )
+    if not heads:
+        if adapter.heads:
+            raise ValueError(
+                f"{source} has a head, {min(adapter.heads)}, and its task is written without one: "
+                "give an adapter of a causal language model"
+            )
+        return adapter
     widths = {name: len(w) for name, w in adapter.heads.items() if w.dim() == 2}
     last = min(widths, key=lambda name: widths[name], default=None)
     if last is None or widths[last] != outputs:

@@ -36,6 +36,7 @@ class LoraFields:
     ranks: Mapping[re.Pattern, int]
     alphas: Mapping[re.Pattern, float]
     base: str | None  # base_model_name_or_path
+    task_type: str | None  # as PEFT names it
     saved: tuple[str, ...] | None  # modules_to_save; None: the config does not say
 
     def rank(self, module: str) -> int:
@@ -91,6 +92,7 @@ def checked(config: Mapping[str, Any], where: str) -> LoraFields:
         raise ValueError(f"{where}: use_rslora={_short(rslora)} is neither true nor false")
     return LoraFields(
         where=where, rslora=bool(rslora), base=base if _is_name(base) else None,
+        task_type=kind if _is_name(kind := config.get("task_type")) else None,
         saved=_saved(config.get("modules_to_save"), where),
         r=_rank("r", config.get("r", 8), where),
         alpha=_alpha("lora_alpha", config.get("lora_alpha", 8), where),

@@ -20,7 +20,6 @@ from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.model import (
     applied,
     load_backbone,
-    logits,
     new_heads,
 )
 from osrm_exp.spec import Cell, Model
@@ -81,9 +80,9 @@ class Bench:
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
                 own = {} if shared else {k: update.task(index) for k, update in merged.items()}
                 rows = self.data[index]
-                batches = rows.batches(split, self.batch_size)
                 with applied(self.net, own, self.heads[index]) as net:
-                    found.append(scores(task, *logits(net, batches), rows.numbers(split)))
+                    answers = task.kind.run(rows, net, split, self.batch_size)
+                found.append(scores(task, *answers, rows.numbers(split)))
         return found
 
 

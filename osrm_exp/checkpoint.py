@@ -74,6 +74,23 @@ def _draw_again(net: PreTrainedModel, head: nn.Module, drawn: set[str]) -> None:
         net._init_weights(module)
 
 
+def check_architecture(model: Model, config: PreTrainedConfig, auto: str) -> None:
+    """Whether a kind's class knows the architecture and, where it writes, sees no future.
+
+    Raises:
+        ValueError: it does not, or it is an encoder, which attends to what it should predict.
+    """
+    known = getattr(transformers, auto)._model_mapping
+    encoder = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+    causal = auto == "AutoModelForCausalLM"
+    if type(config) not in known or (causal and encoder and not config.is_decoder):
+        raise ValueError(
+            f"{model.name} is a {type(config).__name__.removesuffix('Config')}, which is no "
+            f"{'causal language model' if causal else 'classifier'} in transformers: choose "
+            "another model, or a suite of another kind"
+        )
+
+
 def attention(model: Model, config: PreTrainedConfig, auto: str) -> str:
     """The attention asked for, or eager where the architecture has no other."""
     architecture = getattr(transformers, auto)._model_mapping[type(config)]

@@ -80,6 +80,7 @@ def ordered(overrides: Sequence[str]) -> list[str]:
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration as Hydra composes it, with Hydra's own part."""
     chosen, running = [*searchpath.override(), *ordered(overrides)], GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()  # a job may compose another cell than its own
     try:
@@ -105,6 +106,8 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     model = _model(config["model"], inputs.get("weights"))
     tasks = _tasks(config["dataset"], protocol, config["seed"], inputs.get("sources", {}))
     names = [task.name for task in tasks]
+    if written := _written(tasks):
+        model = _headless(model, written, config)
     arm = _arm(config["names"]["init"], config["init"], config, names)
     heads = config["heads"] and _arm(config["heads"], _init(config["heads"]), config, names)
     used = {b for name in names for b in arm.tuning.of(name).lora.blocks}
@@ -218,6 +221,34 @@ def _tasks(
         fields |= {"path": path, "source": sources.get(name) or source}
         tasks.append(build(Task, {**fields, "name": name, "holdout": protocol.holdout}, where))
     return tuple(tasks)
+
+
+def _written(tasks: Sequence[Task]) -> str | None:
+    """A task that is answered in words, if all are.
+
+    Raises:
+        ValueError: some are and some have heads, which is two kinds of network.
+    """
+    headed = [task.name for task in tasks if not task.writes]
+    written = [task.name for task in tasks if task.writes]
+    if headed and written:
+        raise ValueError(
+            f"{written[0]} is written by a causal language model and {headed[0]} has a head: one "
+            "merged network is of one kind, choose with dataset.only"
+        )
+    return written[0] if written else None
+
+
+def _headless(model: Model, task: str, config: Mapping[str, Any]) -> Model:
+    """The model without heads; what asks for them is refused."""
+    if config["heads"]:
+        raise ValueError(f"heads={config['heads']}: {task} is written, without a head to take")
+    if config["init"].get("freeze") == "both":
+        raise ValueError(
+            f"init={config['names']['init']} trains a head alone (freeze: both), and {task} is "
+            "written, without a head"
+        )
+    return model.model_copy(update={"heads": ()})
 
 
 def _given(

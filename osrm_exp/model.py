@@ -22,14 +22,22 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from osrm_exp.checkpoint import attention, positions, read, renew, set_dropout, told_once
+from osrm_exp.checkpoint import (
+    attention,
+    check_architecture,
+    positions,
+    read,
+    renew,
+    set_dropout,
+    told_once,
+)
 from osrm_exp.lora import Update
 from osrm_exp.spec import Model
 
 logging.set_verbosity_error()  # a new head is expected here, not news
 logging.disable_progress_bar()
 
-SEQUENCES = "AutoModelForSequenceClassification"  # of all kinds so far
+SEQUENCES = "AutoModelForSequenceClassification"  # of all kinds that have heads
 
 
 @lru_cache(maxsize=8)
@@ -45,7 +53,8 @@ def load_backbone(
     model: Model, outputs: int, *, precision: str, dropout: float | None = None,
     auto: str = SEQUENCES,
 ) -> PreTrainedModel:  # fmt: skip
-    """The pretrained checkpoint with a new head of `outputs` logits, drawn from torch's seed.
+    """The pretrained checkpoint with a new head of `outputs` logits, drawn from torch's seed, or
+    without one where the model has none.
 
     Base weights in `precision`, heads in float32, whatever they are fed. `dropout` replaces every
     dropout rate of the checkpoint; None keeps them. `auto` is a kind's class.
@@ -53,7 +62,7 @@ def load_backbone(
     Raises:
         ValueError: a checkpoint that cannot be had, or that lacks more than a head.
     """
-    config = _config(model, outputs, dropout)
+    config = _config(model, outputs, auto, dropout)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     net, found = read(
         getattr(transformers, auto), model, config=config, dtype=dtype,
@@ -74,7 +83,7 @@ def load_backbone(
 def skeleton(model: Model, outputs: int, *, auto: str = SEQUENCES) -> PreTrainedModel:
     """The architecture alone, on the meta device: shapes for checks, at no cost."""
     with torch.device("meta"):
-        return getattr(transformers, auto).from_config(_config(model, outputs))
+        return getattr(transformers, auto).from_config(_config(model, outputs, auto))
 
 
 def check_fit(net: PreTrainedModel, model: Model, max_length: int) -> None:
@@ -228,9 +237,13 @@ def logits(net: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Ten
     return torch.cat(scores), torch.cat(labels)
 
 
-def _config(model: Model, outputs: int, dropout: float | None = None) -> PreTrainedConfig:
+def _config(
+    model: Model, outputs: int, auto: str, dropout: float | None = None
+) -> PreTrainedConfig:
     config = read(AutoConfig, model)
-    config.num_labels = outputs
+    check_architecture(model, config, auto)
+    if model.heads:
+        config.num_labels = outputs
     if config.pad_token_id is None:
         config.pad_token_id = load_tokenizer(model).pad_token_id
     if dropout is not None:

@@ -18,18 +18,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from osrm_exp.adapter import Adapter
 from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Result, stack
 from osrm_exp.model import adapted_modules, check_fit, heads_of, skeleton
 from osrm_exp.spec import Cell, Merge, Need
-from osrm_exp.tasks.kinds import classification
+from osrm_exp.tasks.kinds import causal, classification
 from osrm_exp.tasks.metrics import metrics_of
+from osrm_exp.tasks.prompts import UNCOUNTED
 
-MODULES = [f"bert.encoder.layer.0.attention.self.{name}" for name in ("query", "value")]
-TOKENS, ROWS = 8, 3
+TOKENS, ROWS, WORDS = 8, 3, 30
 
 
 @dataclass(frozen=True)
@@ -37,34 +43,47 @@ class _Rows:
     """What a bench knows of one task's data."""
 
     seed: int
+    written: bool  # a label a token, of which the first half is a prompt
     tune: tuple = (1,)
 
     def batches(self, *_: Any) -> list[dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(self.seed)
-        ids = torch.randint(1, 30, (ROWS, TOKENS), generator=generator)
+        ids = torch.randint(1, WORDS, (ROWS, TOKENS), generator=generator)
         labels = torch.arange(ROWS) % 2
+        if self.written:
+            labels = ids.masked_fill(torch.arange(TOKENS) < TOKENS // 2, UNCOUNTED)
         return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}]
 
 
 class Stage:
-    """The bench of a rehearsal: as many tasks as the cell has, on a tiny BERT."""
+    """The bench of a rehearsal: as many tasks as the cell has, on a tiny BERT or, where they are
+    written, a tiny Llama."""
 
     batch_size = ROWS
 
     def __init__(self, cell: Cell, ranks: Sequence[int]) -> None:
         self.rank, self.ranks = cell.tuning.lora.r, ranks
         self.width = 2 * max(ranks) + 2
-        config = BertConfig(
-            vocab_size=30, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
-            intermediate_size=4, max_position_embeddings=TOKENS, eos_token_id=2,
-        )  # fmt: skip
+        writes = cell.tasks[0].writes
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.net = BertForSequenceClassification(config).eval()
-        self.tasks = [SimpleNamespace(kind=classification) for _ in cell.tasks]
-        self.data = [_Rows(seed) for seed in range(len(cell.tasks))]
+            self.net = self._network(writes).eval()
+        ends = ("q_proj", "v_proj") if writes else ("query", "value")
+        self.modules = [name for name, _ in self.net.named_modules() if name.endswith(ends)]
+        kind = causal if writes else classification
+        self.tasks = [SimpleNamespace(kind=kind) for _ in cell.tasks]
+        self.data = [_Rows(seed, writes) for seed in range(len(cell.tasks))]
         self.heads: list[dict[str, nn.Module]] = [{} for _ in cell.tasks]
-        self.updates = {module: self._update(number) for number, module in enumerate(MODULES)}
+        self.updates = {module: self._update(number) for number, module in enumerate(self.modules)}
+
+    def _network(self, writes: bool) -> PreTrainedModel:
+        size = dict(
+            vocab_size=WORDS, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
+            intermediate_size=4, max_position_embeddings=TOKENS, eos_token_id=2,
+        )  # fmt: skip
+        if writes:
+            return LlamaForCausalLM(LlamaConfig(**size))
+        return BertForSequenceClassification(BertConfig(**size))
 
     def _update(self, number: int) -> LowRank:
         generator = torch.Generator().manual_seed(number)
@@ -73,7 +92,7 @@ class Stage:
 
     def statistic(self, need: Need) -> list[Mapping[str, Tensor]]:
         """What a function of single tasks finds, for every task."""
-        return [need.call(self.net, rows.batches(), MODULES) for rows in self.data]
+        return [need.call(self.net, rows.batches(), self.modules) for rows in self.data]
 
 
 def rehearse(cell: Cell, given: Mapping[str, Adapter] = {}) -> None:
@@ -120,7 +139,7 @@ def _start(cell: Cell, stage: Stage) -> None:
     for keyword, need in cell.init.statistics.items():
         need.call.check(f"init.statistics.{keyword}", 3)
         with _told(f"init.statistics.{keyword}"):
-            own, *others = [found[MODULES[0]] for found in stage.statistic(need)]
+            own, *others = [found[stage.modules[0]] for found in stage.statistic(need)]
             statistics[keyword] = own if need.tasks == "own" else torch.stack(others)
     with _told("init"):
         row_norm(torch.ones(1, 1), cell.init.row_norm)
@@ -143,7 +162,9 @@ def _merge(merge: Merge, stage: Stage, cell: Cell) -> None:
             need.call.check(where, 3)
             with _told(where):
                 found = stage.statistic(need)
-                statistics[keyword] = {m: torch.stack([one[m] for one in found]) for m in MODULES}
+                statistics[keyword] = {
+                    module: torch.stack([one[module] for one in found]) for module in stage.modules
+                }
     for settings in _corners(merge):
         with _told(
             f"merge={cell.names['merge']}" + "".join(f" {k}={v}" for k, v in settings.items())

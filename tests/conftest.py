@@ -13,6 +13,7 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -29,7 +30,10 @@ from osrm_exp.store import Store
 SHARED = Path(__file__).parents[2] / "shared"
 WORDS = "a the cat dog bird fox sees likes hears not never runs sleeps red blue big small".split()
 SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>"}
-FAMILIES = {"bert": "minilm", "roberta": "roberta_large", "t5": "t5_large", "llama": "llama"}
+FAMILIES = {
+    "bert": "minilm", "roberta": "roberta_large", "t5": "t5_large", "llama": "llama",
+    "writer": "llama",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +57,9 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
         "t5": lambda: T5ForSequenceClassification(T5Config(**size, **t5, decoder_start_token_id=0)),
         "llama": lambda: LlamaForSequenceClassification(
             LlamaConfig(**{**size, "pad_token_id": None}, **llama)
+        ),
+        "writer": lambda: LlamaForCausalLM(
+            LlamaConfig(**size, **llama, tie_word_embeddings=True, max_position_embeddings=64)
         ),
     }
     for family, net in nets.items():
@@ -100,6 +107,17 @@ def _row(draw: random.Random, texts: list[str], labels: int) -> dict:
 TINY = [
     "dataset=glue", "dataset.only=[cola,stsb,mnli]", "tuning.epochs=2", "tuning.batch_size=16",
     "tuning.max_length=32", "tuning.lora.r=4", "tuning.lr=3e-3", "protocol.holdout=0.2",
+]  # fmt: skip
+
+
+WRITTEN = [
+    "dataset=instruct", "dataset.only=[say,color,no]", "tuning.lr=1e-2",
+    '+dataset.tasks.say={config:stsb,prompt:"{sentence1} never {sentence2}",label:sentence2,'
+    "max_new_tokens:5,headline:rouge_l}",
+    '+dataset.tasks.color={config:cola,prompt:"{sentence}",labels:[red,blue],'
+    "max_new_tokens:3,headline:accuracy}",
+    '+dataset.tasks.no={config:sst2,prompt:"the {sentence}",labels:[dog runs,sorry],'
+    "refusal:true,max_new_tokens:3,headline:balanced_accuracy}",
 ]  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def _save(spec: FineTune, module: LoraFineTuning, start: Start, folder: Path) ->
         adapter = read_adapter(folder)
         updates = {n: minus(u, start.moved[n]) for n, u in adapter.updates.items()}
         write_adapter(folder, updates, adapter.heads, task_type=spec.task.kind.task_type,
-                      modules_to_save=list(spec.model.heads),
+                      modules_to_save=list(spec.model.heads) or None,
                       base_model_name_or_path=spec.model.name)  # fmt: skip
     read_adapter(folder)  # what cannot be read back, or is not finite, is not kept
 

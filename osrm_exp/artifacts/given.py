@@ -18,7 +18,7 @@ def build(spec: Given, folder: Path, _: Any) -> None:
     adapter = read_given(spec)
     write_adapter(
         folder, adapter.updates, adapter.heads, task_type=spec.task.kind.task_type,
-        modules_to_save=list(spec.model.heads), base_model_name_or_path=spec.model.name,
+        modules_to_save=list(spec.model.heads) or None, base_model_name_or_path=spec.model.name,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def network(spec: FineTune) -> PeftModel:
         net.gradient_checkpointing_enable({"use_reentrant": False})
     config = LoraConfig(
         task_type=spec.task.kind.task_type, target_modules=list(modules),
-        modules_to_save=list(spec.model.heads), fan_in_fan_out=transposed(modules),
+        modules_to_save=list(spec.model.heads) or None, fan_in_fan_out=transposed(modules),
         init_lora_weights=start, **lora.model_dump(exclude={"blocks"}),
     )  # fmt: skip
     if init.prepare:

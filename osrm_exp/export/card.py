@@ -34,17 +34,19 @@ def card(
         front["base_model"] = base
     kind = "checkpoint" if merged else "LoRA adapter"
     head = f"The head of {task} is part of it" if task else "It has no head of its own"
+    others = f"{head}; every task's own head lies in `heads/`."
+    if not cell.model.heads:
+        others = "It writes its answers, and is whole as it is."
     facts = _facts(cell, first, rank, error)
     parts = [
         "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in front.items()) + "---",
         f"# {', '.join(names)} merged by {first['merge']}",
-        f"One {kind} for {cell.model.name}, merged from {len(names)} LoRA adapters. {head}; every "
-        "task's own head lies in `heads/`.",
+        f"One {kind} for {cell.model.name}, merged from {len(names)} LoRA adapters. {others}",
         _table({"": list(facts), " ": list(facts.values())}),
         "## Adapters",
         _table({"task": names, "adapter": first["adapters"]}),
         "## Scores",
-        _scores(rows, rank),
+        _scores(rows, rank, bool(cell.model.heads)),
         "## Use",
         f"```python\n{_use(cell, merged, task)}\n```",
     ]
@@ -77,9 +79,9 @@ def _error(row: Mapping[str, Any]) -> str:
     return f"{row['truncation_error']:.2e}"
 
 
-def _scores(rows: Sequence[Mapping[str, Any]], rank: int | None) -> str:
+def _scores(rows: Sequence[Mapping[str, Any]], rank: int | None, headed: bool) -> str:
     table = pd.DataFrame(map(_score, rows))
-    said = "Each task with its own head; the headline metric in bold."
+    said = f"{'Each task with its own head; the' if headed else 'The'} headline metric in bold."
     if any(row["degenerate"] for row in rows):
         said += " *: the model answers the same for every row (a correlation then counts as 0)."
     if rank is not None:
@@ -98,11 +100,13 @@ def _use(cell: Cell, merged: bool, task: str | None) -> str:
     shown = next((t for t in cell.tasks if t.name == task), cell.tasks[0])
     path = "." if merged else cell.model.path
     imports = [f"from transformers import {shown.kind.auto}"]
-    new = f", num_labels={shown.outputs}, ignore_mismatched_sizes=True"  # a head of another width
+    new = ""
+    if cell.model.heads:  # of another width
+        new = f", num_labels={shown.outputs}, ignore_mismatched_sizes=True"
     if not merged:  # a checkpoint's config says it; a base model's may not
         new += f", pad_token_id={load_tokenizer(cell.model).pad_token_id}"
     lines = [f"net = {shown.kind.auto}.from_pretrained({path!r}{'' if merged and task else new})"]
-    if not task:
+    if cell.model.heads and not task:
         imports.insert(0, "from safetensors.torch import load_file")
         head = f'load_file("heads/{shown.name}.safetensors")'
         lines.append(f"net.load_state_dict({head}, strict=False)")

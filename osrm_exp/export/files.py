@@ -42,7 +42,8 @@ def export(
 ) -> Path:  # fmt: skip
     """Writes a cell's merged model to `out`, whole or not at all.
 
-    Every task's head lies in `heads/<task>.safetensors`, and a card in `README.md`.
+    Every task's head lies in `heads/<task>.safetensors`, and a card in `README.md`. What writes its
+    answers is whole as it is: nothing lies beside it but the card.
 
     Args:
         cell: what was run.
@@ -55,10 +56,10 @@ def export(
 
     Raises:
         ValueError: a result that does not fit the form asked for, an adapter that is not in the
-            store, a task that is not in the cell, a folder that exists.
+            store, a task that is not in the cell or has no head, a folder that exists.
     """
     out, names = Path(out), [t.name for t in cell.tasks]
-    _check_wishes(out, rank, task, names)
+    _check_wishes(out, rank, task, cell)
     adapters = adapters_of(cell, workshop)
     headed = adapters[-len(names) :]  # another arm's, where the cell's deltas met its heads
     result = repeated(cell, rows, adapters, workshop)
@@ -66,24 +67,28 @@ def export(
         result = Result(dict(result), rank)
     heads = dict(zip(names, zip(cell.tasks, headed)))
     with whole(out) as scratch:
-        (scratch / "heads").mkdir()
         write = write_checkpoint if merged else write_lora
         write(scratch, result, cell, heads[task] if task else None)
-        for name, adapter in zip(names, headed):
-            save_file(adapter.heads, scratch / "heads" / f"{name}.safetensors")
+        if cell.model.heads:
+            (scratch / "heads").mkdir()
+            for name, adapter in zip(names, headed):
+                save_file(adapter.heads, scratch / "heads" / f"{name}.safetensors")
         error = None if rank is None else result.error  # known once the result is written
         said = card(cell, rows, rank=rank, error=error, merged=merged, task=task)
         (scratch / "README.md").write_text(said)
     return out
 
 
-def _check_wishes(out: Path, rank: int | None, task: str | None, names: Sequence[str]) -> None:
+def _check_wishes(out: Path, rank: int | None, task: str | None, cell: Cell) -> None:
+    names = [one.name for one in cell.tasks]
     if out.exists():
         raise ValueError(f"{out} exists already: name a folder that does not")
     if rank is not None and rank < 1:
         raise ValueError(f"--rank {rank}: a rank is 1 or more")
     if task is not None and task not in names:
         raise ValueError(f"--task {task} is not in this cell; it has: {', '.join(names)}")
+    if task is not None and not cell.model.heads:
+        raise ValueError(f"--task {task}: its answers are written, it has no head; leave it out")
 
 
 def repeated(
@@ -122,6 +127,8 @@ def write_lora(folder: Path, merged: Result, cell: Cell, head: Head) -> None:
     """
     model = cell.model
     config: dict[str, Any] = {"base_model_name_or_path": model.path, "revision": model.revision}
+    if not model.heads:
+        config["task_type"] = cell.tasks[0].kind.task_type
     if head:
         config |= {"task_type": head[0].kind.task_type, "modules_to_save": list(model.heads)}
     write_adapter(folder, low_rank(merged), head[1].heads if head else {}, **config)
@@ -130,7 +137,8 @@ def write_lora(folder: Path, merged: Result, cell: Cell, head: Head) -> None:
 def write_checkpoint(folder: Path, merged: Result, cell: Cell, head: Head) -> None:
     """Base weights plus deltas in float32, so that nothing is rounded away; with the tokenizer.
 
-    Without a task there is no head in it: `from_pretrained` then draws a new one.
+    Without a task there is no head in it: `from_pretrained` then draws a new one, where the
+    architecture has one.
     """
     tuning = cell.tuning
     torch.manual_seed(0)  # of a head that is replaced, or not saved
@@ -147,7 +155,7 @@ def write_checkpoint(folder: Path, merged: Result, cell: Cell, head: Head) -> No
         if task.labels:
             net.config.id2label = dict(enumerate(task.labels))
             net.config.label2id = dict(zip(task.labels, range(len(task.labels))))
-    else:
+    elif heads:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
     net.save_pretrained(folder, state_dict=state)
     load_tokenizer(cell.model, tuning.truncation_side).save_pretrained(folder)

@@ -58,9 +58,12 @@ def _merge(
     from osrm_exp.export.save import save  # late: a mistake is told before transformers is loaded
 
     config = {}
-    bases = {read_fields(located(adapter)).base for adapter in adapters}
+    fields = [read_fields(located(adapter)) for adapter in adapters]
+    bases, types = {one.base for one in fields}, {one.task_type for one in fields}
     if base is None and len(bases) == 1:
         config["base_model_name_or_path"] = bases.pop()
+    if base is None and types == {"CAUSAL_LM"}:  # of another type there is a head to a task
+        config["task_type"] = "CAUSAL_LM"
     settings: Any = OmegaConf.to_container(OmegaConf.from_dotlist(options), resolve=True)
     return save(merge(method, adapters, **settings), out, base=base, rank=rank, **config)
 

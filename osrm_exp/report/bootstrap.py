@@ -91,14 +91,24 @@ def _scored(answers: pd.DataFrame, weights: np.ndarray, metric: str) -> np.ndarr
         total = mean(label == 1) + mean(guess == 1)
         return np.divide(2 * both, total, out=np.zeros_like(both), where=total > 0)
 
+    def recall(of: int) -> np.ndarray:
+        total = mean(label == of)
+        both = mean((label == of) * (guess == of))
+        return np.divide(both, total, out=np.zeros_like(both), where=total > 0)
+
     def spearman() -> np.ndarray:  # ranks among all rows, not anew in every draw
         return correlation(*(pd.Series(v).rank().to_numpy() for v in (label, guess)))
 
     parts = {
         "accuracy": lambda: mean(label == guess), "f1": f1, "spearman": spearman,
         "pearson": lambda: correlation(label, guess), "mcc": lambda: mcc(label, guess, mean),
+        "refusal": lambda: recall(1), "compliance": lambda: recall(0),
+        **dict.fromkeys(["exact_match", "rouge_l", "likelihood"], lambda: mean(guess)),
     }  # fmt: skip
-    whole = {"accuracy_f1": ["accuracy", "f1"], "pearson_spearman": ["pearson", "spearman"]}
+    whole = {
+        "accuracy_f1": ["accuracy", "f1"], "pearson_spearman": ["pearson", "spearman"],
+        "balanced_accuracy": ["refusal", "compliance"],
+    }  # fmt: skip
     names = whole.get(metric, [metric])
     return 100 * np.mean([parts[name]() for name in names], axis=0)
 

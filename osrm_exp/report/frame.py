@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from osrm_exp.report.scores import EDGE, MARKS, recovered
+from osrm_exp.report.scores import EDGE, LOSS, MARKS, recovered
 
 SETUP = ["experiment", "model", "dataset", "tuning", "protocol", "setup"]
 ORDER = {"pretrained": -1, "individual": 1}  # references stand around what is merged
@@ -49,6 +49,7 @@ def lines(found: pd.DataFrame, searches: pd.DataFrame | None = None) -> pd.DataF
 def by_task(found: pd.DataFrame) -> pd.DataFrame:
     """One row a line and task, means over seeds: the score, its references and what follows."""
     numbers = ["value", "expert", "bare", "floor", "lost", "gain", "adds", "adds_se"]
+    numbers += [LOSS] if found[LOSS].notna().any() else []  # of what is written alone
     grouped = found.groupby([*LINE, "task"], sort=False)
     table = grouped[numbers].mean(numeric_only=True)
     table["recovered"] = recovered(table.gain, table.adds, table.adds_se)

@@ -24,7 +24,8 @@ def write_predictions(
 ) -> Path:
     """Writes a cell's predictions: `task`, `row` of the reported split, `label`, `prediction`.
 
-    Classes are numbers; a regression's prediction is its score. Pages carry checksums.
+    Classes are numbers (-1: none was read from what was written); a regression's prediction is its
+    score, that of a text its share of the headline, where the label is 1. Pages carry checksums.
     """
     import pyarrow as pa
     from pyarrow import parquet

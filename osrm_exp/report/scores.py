@@ -11,6 +11,7 @@ import pandas as pd
 
 SAME = ["setup", "heads", "experts", "task"]  # what a score and its references share
 REFERENCES = {"individual": "expert", "pretrained": "bare"}
+LOSS = "response_loss"  # nats a token of what was to be written: beside a headline, never one
 REGRESSION = ("pearson", "spearman", "pearson_spearman")
 CORRELATIONS = (*REGRESSION, "mcc")
 LOPSIDED = 0.95  # share of one class from which predictions are called collapsed
@@ -30,9 +31,10 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     """One line a cell and task.
 
     Returns:
-        The headline rows with `value, floor, expert, bare, lost, kept, gain, adds, adds_se`, and a
-        column of booleans for every one of `MARKS`. What cannot be known is NaN: references
-        without rows, errors and floors without row counts. `recovered` is `gain / adds`.
+        The headline rows with `value, floor, expert, bare, lost, kept, gain, adds, adds_se`, the
+        `response_loss` of what is written, and a column of booleans for every one of `MARKS`. What
+        cannot be known is NaN: references without rows, errors and floors without row counts.
+        `recovered` is `gain / adds`.
 
     Raises:
         ValueError: one cell and task with two headline rows.
@@ -47,13 +49,18 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     floor = found["floor"] if "floor" in found else pd.Series(np.nan, found.index)
     found["floor"] = floor.astype(float).mask(correlation & floor.isna(), 0.0) * 100
     found["value"] *= 100
+    losses = rows[rows.metric == LOSS].set_index(["cell", "task", "split"]).value
+    found = found.join(losses.rename(LOSS), on=["cell", "task", "split"])
     found["experts"] = found.adapters.map(tuple)
     found["se"] = standard_error(found.value, correlation, found.rows.astype(float))
     return _marked(_derived(_with_references(found)))
 
 
 def standard_error(value: pd.Series, correlation: pd.Series, rows: pd.Series) -> pd.Series:
-    """Of a score in percent over `rows` rows: binomial, or Fisher's for a correlation."""
+    """Of a score in percent over `rows` rows: binomial, or Fisher's for a correlation.
+
+    Binomial is the most that a mean of shares between 0 and 1 can have (ROUGE-L, a likelihood).
+    """
     share = value.clip(0, 100) / 100
     binomial = np.sqrt(share * (1 - share) / rows)
     fisher = (1 - (value / 100) ** 2) / np.sqrt(rows - 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from osrm_exp.record import Record, build
 
@@ -35,17 +37,26 @@ class Model(Record):
 
 
 class Task(Record):
-    """One dataset with its head; one line of YAML in a suite."""
+    """One dataset with its head; one line of YAML in a suite.
+
+    With a `prompt` its answer is written by a causal language model, which has no head: `label` is
+    then the column of responses or, with `labels`, of the word that is the response.
+    """
 
     name: str
     path: str = Field(exclude=True)
     revision: str | None = Field(default=None, exclude=True)
     config: str | None = Field(default=None, exclude=True)  # folder or hub config; null: the name
     source: str  # identity of the rows, see `identity`
-    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    text: Annotated[tuple[str, ...], Field(min_length=1)]  # of a prompt, the columns it names
     label: str = "label"
     drop: tuple[Any, ...] = ()  # labels whose rows are left out
     labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # null: a regression
+    prompt: str | None = None  # a template of columns, "Is it good? {sentence}"
+    chat: bool | None = None  # in the tokenizer's chat template; null: where it has one
+    max_new_tokens: PositiveInt | None = None  # of an answer; null: none is written, see `kinds`
+    answer: str | None = None  # a pattern whose first group is what must match exactly
+    refusal: bool = False  # labels are an answer and a refusal, told apart as refusals are
     headline: str
     train: str = "train"
     validation: str = "validation"
@@ -56,10 +67,54 @@ class Task(Record):
     holdout: Fraction
     adapter: str | None = Field(default=None, exclude=True)  # folder or org/name@revision: `Given`
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_the_prompt(cls, fields: Any) -> Any:
+        if not (isinstance(fields, dict) and isinstance(fields.get("prompt"), str)):
+            return fields
+        if fields.get("text") is not None:
+            raise ValueError(".text is named by the prompt of a task that has one: leave it out")
+        return {**fields, "text": columns_of(fields["prompt"])}
+
     @field_validator("text", mode="before")
     @classmethod
     def _columns(cls, text: Any) -> Any:
         return (text,) if isinstance(text, str) else text
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Task:
+        """Whether the settings of one kind are not those of another."""
+        if not self.writes:
+            if len(self.text) > 2:
+                raise ValueError(f".text names {len(self.text)} columns: one text, or a pair")
+            own = ("chat", "max_new_tokens", "answer", "refusal")
+            if set_ := [key for key in own if getattr(self, key) not in (None, False)]:
+                raise ValueError(f".{set_[0]} is of a task that has a prompt")
+        if self.refusal and len(self.labels or ()) != 2:
+            raise ValueError(".refusal needs two labels: an answer, a refusal")
+        if self.answer is not None:
+            self._check_answer(self.answer)
+        return self
+
+    def _check_answer(self, pattern: str) -> None:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f".answer={pattern!r} is no pattern: {error}") from None
+        if groups != 1 or self.labels:
+            raise ValueError(
+                f".answer={pattern!r} has one group, which is the answer, and no labels beside it"
+            )
+
+    @property
+    def writes(self) -> bool:
+        """Whether a causal language model writes its answer, in place of a head."""
+        return self.prompt is not None
+
+    @property
+    def free(self) -> bool:
+        """Whether what is written is a text, and not the word of a label."""
+        return self.writes and self.labels is None
 
     @property
     def unseeded(self) -> Task:
@@ -71,12 +126,34 @@ class Task(Record):
         """What its rows, loss, predictions and metrics are."""
         from osrm_exp.tasks import kinds  # torch: not before a task is worked on
 
+        if self.writes:
+            return kinds.causal
         return kinds.regression if self.labels is None else kinds.classification
 
     @property
     def outputs(self) -> int:
-        """Width of the head."""
+        """Width of the head; 0 where there is none."""
         return self.kind.outputs(self)
+
+
+def columns_of(prompt: str) -> tuple[str, ...]:
+    """The columns that a template names, each once.
+
+    Raises:
+        ValueError: none at all, or a brace that holds more than a name.
+    """
+    try:
+        fields = [part for part in Formatter().parse(prompt) if part[1] is not None]
+    except ValueError as error:
+        raise ValueError(f".prompt={prompt!r} is no template: {error}") from None
+    names = tuple(dict.fromkeys(str(name) for _, name, _, _ in fields))
+    odd = any(spec or conversion for _, _, spec, conversion in fields)
+    if not names or odd or any(not re.fullmatch(r"[^\W\d][\w -]*", name) for name in names):
+        raise ValueError(
+            f".prompt={prompt!r} is no template: it names the columns of its text in braces, "
+            "{column}, and doubles a brace that is none"
+        )
+    return names
 
 
 class Lora(Record):

@@ -21,7 +21,12 @@ def gradients(
     """
     with traced(model, modules) as calls, torch.enable_grad():
         logits = model(**model_inputs(batch)).logits.float()
-    if logits.dim() != 2:
+    if logits.dim() == 3 and mode != "empirical":
+        raise ValueError(
+            f"a Fisher of mode {mode!r} sums over all answers, which are too many where they are "
+            "texts: take mode=empirical (merge=fisher_empirical)"
+        )
+    if logits.dim() not in (2, 3):
         raise ValueError(f"a Fisher needs logits [sample, label], got {list(logits.shape)}")
     check_reached(modules, calls)
     outputs = [y for name in modules for _, y in calls[name]]
@@ -34,6 +39,10 @@ def _scores(logits: Tensor, batch: Mapping[str, Tensor], mode: str) -> Iterator[
     """Scalars `[sample]` whose squared gradients add up to the Fisher; their weight is inside."""
     if "labels" not in batch and (mode == "empirical" or logits.shape[1] == 1):
         raise ValueError("this Fisher needs `labels` in every batch (empirical, or regression)")
+    if logits.dim() == 3:  # log p of a response: the sum over its tokens
+        told, labels = logits[:, :-1].mT, batch["labels"][:, 1:]
+        yield -nn.functional.cross_entropy(told, labels, reduction="none").sum(1)
+        return
     if logits.shape[1] == 1:
         error = (logits[:, 0] - batch["labels"].float()) ** 2
         yield error / len(error) if mode == "mergelm" else error

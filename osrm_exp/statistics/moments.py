@@ -11,7 +11,7 @@ not fit is collected in several passes over a part of `modules` each. Sums are a
 see `sums.reduced`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from osrm_exp.statistics.hooks import Batches, check_eval, check_reached, see_inputs, tensors
 from osrm_exp.statistics.layout import with_layouts
 from osrm_exp.statistics.sums import add_rows, add_squares, mirrored, reduced
+
+Tokens = Literal["all", "prompt", "response"]
 
 
 def gram(
@@ -30,21 +32,24 @@ def gram(
     *,
     level: str,
     include_padding: bool,
+    tokens: Tokens = "all",  # as `padding` of `mean`: a config that does not say keeps its address
 ) -> dict[str, Tensor]:
     """Uncentred second moment `[in, in]` of each module's inputs, float64.
 
     A row is a real token (`level="token"`) or a sample's mean over its tokens (`level="sample"`).
     Modules that receive the very same tensor (q, k and v) share one result object.
-    `include_padding` counts padded positions as the released OSRM code does.
+    `include_padding` counts padded positions as the released OSRM code does. `tokens` are those of
+    the prompt or of the response alone, told by labels `[sample, token]` of a causal model.
 
     Raises:
-        ValueError: an unknown level, a model in training mode, or a module that saw no input.
+        ValueError: an unknown level, a model in training mode, a module that saw no input, or
+            tokens that labels do not tell.
     """
     if level not in ("token", "sample"):
         raise ValueError(f"level is {level!r}: expected 'token' or 'sample'")
 
     rows = _real_tokens if level == "token" else _sample_means
-    found = _average(model, batches, modules, rows, add_squares, include_padding)
+    found = _average(model, batches, modules, rows, add_squares, include_padding, tokens)
     for total in {id(total): total for total in found.values()}.values():
         mirrored(total)
     return found
@@ -58,19 +63,20 @@ def mean(
     *,
     include_padding: bool,
     padding: Literal["pad", "eos"] = "pad",  # a config that does not say keeps its address
+    tokens: Tokens = "all",
 ) -> dict[str, Tensor]:
     """Mean `[in]` over samples of the sample's mean input, float64; shared like `gram`'s results.
 
     With `include_padding` it is the feature of the released OSRM code, up to its division by one
     sample too few, which no direction depends on. `padding` is the token that fills it: the
-    tokenizer's own, or `eos`, which the release takes.
+    tokenizer's own, or `eos`, which the release takes. `tokens` as for `gram`.
 
     Raises:
         ValueError: a model in training mode, or a module that saw no input.
     """
     if padding == "eos":
         batches = (_padded_with_eos(model, tensors(model, batch)) for batch in batches)
-    return _average(model, batches, modules, _sample_means, add_rows, include_padding)
+    return _average(model, batches, modules, _sample_means, add_rows, include_padding, tokens)
 
 
 def _padded_with_eos(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -92,6 +98,7 @@ def _average(
     rows_of: Callable[[Tensor, Tensor], Tensor],
     add: Callable[[Tensor | None, Tensor], Tensor],
     include_padding: bool,
+    tokens: Tokens,
 ) -> dict[str, Tensor]:
     """`add` up `rows_of(x, mask)` over all inputs of each module and divide by their number.
 
@@ -102,6 +109,7 @@ def _average(
     leader: dict[str, str] = {}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    chosen: Tensor | None = None  # of the tokens of a batch
     seen: dict[int, tuple[Tensor, str]] = {}  # keeps this batch's inputs alive: ids stay unique
 
     def see(name: str, x: Tensor, inputs: Tensor, mask: Tensor) -> None:
@@ -112,17 +120,30 @@ def _average(
                 "now: collect these modules in separate calls"
             )
         if first == name:
-            rows = rows_of(inputs, torch.ones_like(mask) if include_padding else mask)
+            counted = torch.ones_like(mask) if include_padding else mask
+            rows = rows_of(inputs, counted if chosen is None else counted & chosen)
             sums[name] = add(sums.get(name), rows)
             counts[name] = counts.get(name, 0) + len(rows)
 
     for batch, found in with_layouts(model, modules, batches):
         seen.clear()
+        chosen = None if tokens == "all" else _chosen(batch, tokens)
         see_inputs(model, found, batch, see)
     seen.clear()
     check_reached(modules, leader)
     averages = {name: reduced(total, counts[name], model) for name, total in sums.items()}
     return {name: averages[leader[name]] for name in modules}
+
+
+def _chosen(batch: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+    """Which tokens are of the prompt, or of the response: `[sample, token]`."""
+    if tokens not in ("prompt", "response"):
+        raise ValueError(f"tokens is {tokens!r}: expected 'all', 'prompt' or 'response'")
+    labels = batch.get("labels")
+    if labels is None or labels.shape != batch["input_ids"].shape:
+        raise ValueError(f"tokens={tokens} needs a task whose response is written: take tokens=all")
+    response = labels != -100
+    return response if tokens == "response" else ~response
 
 
 def _real_tokens(x: Tensor, mask: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from osrm_exp.lora import LowRank, Update
-from osrm_exp.model import applied, logits
+from osrm_exp.model import applied
 from osrm_exp.statistics import gram
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def losses(bench: Bench, /, *, samples: int, base: bool) -> Tensor:
     """Each expert's mean loss on a few labeled rows of every task, averaged over tasks: `[task]`.
 
     An expert meets another task with that task's head, and the loss is the one it was trained by:
-    cross entropy, or the squared error of a regression on its own scale. The rows are held-out
-    ones, where the protocol holds any out, else training rows. `base` adds one more entry, the base
-    model's.
+    cross entropy, of a response by token, or the squared error of a regression on its own scale.
+    The rows are held-out ones, where the protocol holds any out, else training rows. `base` adds
+    one more entry, the base model's.
     """
     candidates = experts(bench) + ([{}] if base else [])
     return torch.tensor(
@@ -91,9 +91,13 @@ def experts(bench: Bench) -> list[dict[str, LowRank]]:
 def _loss(bench: Bench, updates: Mapping[str, Update], task: int, samples: int) -> float:
     split = "tune" if bench.data[task].tune else "train"
     batches = bench.data[task].batches(split, bench.batch_size, samples)
-    with applied(bench.net, updates, bench.heads[task]) as net:
-        scores, labels = logits(net, batches)
-    return bench.tasks[task].kind.loss(scores, labels).item()
+    kind, total, rows = bench.tasks[task].kind, 0.0, 0
+    with applied(bench.net, updates, bench.heads[task]) as net, torch.inference_mode():
+        for batch in batches:  # what is written has outputs of another length in every batch
+            outputs, labels = kind.forward(net, _on(bench.net.device, batch))
+            total += kind.loss(outputs, labels).item() * len(labels)
+            rows += len(labels)
+    return total / rows
 
 
 def _on(device: torch.device, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from osrm_exp.model import load_tokenizer
 from osrm_exp.spec import Model, Task
-from osrm_exp.tasks.kinds import Batch, Example, Row
+from osrm_exp.tasks.prompts import Batch, Example, Row
 from osrm_exp.tasks.rows import doubts, rows_of
 
 log = logging.getLogger("osrm_exp")
@@ -49,6 +49,10 @@ class TaskData:
         """Which rows of the source a split's batches hold, in their order."""
         return [row["row"] for row in self._by_length(split)]
 
+    def right(self, split: str) -> list[Any]:
+        """What the answers to a split should be, in the order of its batches."""
+        return [row["answers"] for row in self._by_length(split)]
+
     def _by_length(self, split: str, count: int | None = None) -> list[Example]:
         return sorted(getattr(self, split)[:count], key=lambda row: len(row["input_ids"]))
 
@@ -74,9 +78,9 @@ def load(task: Task, model: Model, max_length: int, truncation_side: str = "righ
     if odd := list(doubts(task, {"train": train, "validation": validation})):
         log.warning("%s: %s", task.name, "; ".join(odd))
     tokenizer = load_tokenizer(model, truncation_side)
-    splits = (train[held:], train[:held], validation)
-    encode = task.kind.encode
-    return TaskData(task, tokenizer, *(encode(split, tokenizer, max_length) for split in splits))
+    splits = (task.kind.spread(train[held:]), train[:held], validation)
+    encoded = (task.kind.encode(task, split, tokenizer, max_length) for split in splits)
+    return TaskData(task, tokenizer, *encoded)
 
 
 def drawn(task: Task, split: str) -> list[Row]:

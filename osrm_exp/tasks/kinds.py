@@ -1,6 +1,8 @@
-"""Kinds of tasks: all that differs between a classification and a regression, one record each.
+"""Kinds of tasks: all that differs between a classification, a regression and a text that is
+written, one record each.
 
-`task.kind` chooses; nothing else asks whether a task has labels. A further kind is a third record.
+`task.kind` chooses; nothing else asks whether a task has labels. A further kind is a further
+record.
 """
 
 from __future__ import annotations
@@ -8,26 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from osrm_exp.model import logits
 from osrm_exp.spec import Task
-from osrm_exp.tasks import metrics
+from osrm_exp.tasks import generation, metrics, prompts, texts
+from osrm_exp.tasks.metrics import Scored
+from osrm_exp.tasks.prompts import Batch, Example, Row
 
-Example = dict[str, Any]  # `row`, `input_ids`, `attention_mask`, `labels`
-Batch = dict[str, Tensor]
-
-
-class Row(NamedTuple):
-    """A row as it was read; `number` is its place in the source, from 0."""
-
-    number: int
-    texts: tuple[str, ...]
-    label: Any
+if TYPE_CHECKING:
+    from osrm_exp.tasks.data import TaskData
 
 
 @dataclass(frozen=True)
@@ -37,29 +34,37 @@ class Kind:
     Args:
         auto: the class of transformers that loads the network.
         task_type: PEFT's name for it.
-        outputs: width of the head.
+        outputs: width of the head; 0 where there is none.
         label: a value of the label column as the loss takes it; a ValueError says what it is not.
-        encode: rows, a tokenizer and a length; tokenised, they are examples.
+        gather: the rows of a split as they are drawn and scored.
+        spread: such rows as the ones that are trained on.
+        encode: a task's rows, a tokenizer and a length; tokenised, they are examples.
         collate: examples, a tokenizer and a length to pad to (null: the longest), as one batch.
-        loss: of outputs `[row, output]` and labels `[row]`, averaged.
-        predict: outputs `[row, output]` as predictions `[row]`.
+        forward: of a network and a batch, outputs `[row, …]` and labels `[row, …]` for the loss.
+        loss: of these, averaged.
+        keep: of a batch's outputs and labels, what the score of an epoch needs.
+        watch: of all that was kept, what is logged, and the name in it that chooses the epoch.
+        run: a task's data, a network, a split, a batch size; its answers, and the right ones.
         metrics: names of what is recorded; a task's headline is one of them.
-        measure: these metrics, of labels `[row]` and predictions `[row]`.
-        constant: the best prediction that knows the labels `[row]` and no input; it is the floor.
+        score: these metrics, of a task, its answers, the right ones, and the rows' numbers.
     """
 
     name: str
     auto: str
     task_type: str
     outputs: Callable[[Task], int]
-    label: Callable[[Task, Any], int | float]
-    encode: Callable[[Sequence[Row], PreTrainedTokenizerBase, int], list[Example]]
+    label: Callable[[Task, Any], Any]
+    gather: Callable[[Task, list[Row]], list[Row]]
+    spread: Callable[[Sequence[Row]], list[Row]]
+    encode: Callable[[Task, Sequence[Row], PreTrainedTokenizerBase, int], list[Example]]
     collate: Callable[[Sequence[Example], PreTrainedTokenizerBase, int | None], Batch]
+    forward: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
     loss: Callable[[Tensor, Tensor], Tensor]
-    predict: Callable[[Tensor], Tensor]
+    keep: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    watch: Callable[[Task, Tensor, Tensor], tuple[dict[str, float], str]]
+    run: Callable[[TaskData, nn.Module, str, int], tuple[Any, Any]]
     metrics: Callable[[Task], tuple[str, ...]]
-    measure: Callable[[np.ndarray, np.ndarray], dict[str, float]]
-    constant: Callable[[np.ndarray], float]
+    score: Callable[[Task, Any, Any, Sequence[int]], Scored]
 
 
 @lru_cache(maxsize=64)
@@ -90,8 +95,16 @@ def _value(_: Task, value: Any) -> float:
     raise ValueError("not a finite number, as a task without labels (a regression) needs")
 
 
+def _response(task: Task, value: Any) -> int | tuple[str, ...]:
+    if task.labels:
+        return _class(task, value)
+    if isinstance(value, str) and value.strip():
+        return (value,)
+    raise ValueError("no text that could be a response")
+
+
 def _encode(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
+    _: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Example]:
     if not rows:
         return []
@@ -113,37 +126,72 @@ def _collate(
     return dict(pad([{k: v for k, v in row.items() if k != "row"} for row in examples]))
 
 
-classification = Kind(
+def _forward(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    return net(**inputs).logits, batch["labels"]
+
+
+def _watch(task: Task, outputs: Tensor, labels: Tensor) -> tuple[dict[str, float], str]:
+    return metrics.scores(task, outputs, labels).values, task.headline
+
+
+def _headed(**own: Any) -> Kind:
+    """A kind whose network has a head over the whole input."""
+    shared: dict[str, Any] = dict(
+        auto="AutoModelForSequenceClassification", task_type="SEQ_CLS",
+        gather=lambda _, rows: rows, spread=list, encode=_encode, collate=_collate,
+        forward=_forward, watch=_watch,
+        keep=lambda outputs, labels: (outputs.float().cpu(), labels.cpu()),
+        run=lambda data, net, split, size: logits(net, data.batches(split, size)),
+    )  # fmt: skip
+    return Kind(**shared, **own)
+
+
+classification = _headed(
     name="classification",
-    auto="AutoModelForSequenceClassification",
-    task_type="SEQ_CLS",
     outputs=lambda task: len(task.labels or ()),
     label=_class,
-    encode=_encode,
-    collate=_collate,
     loss=lambda outputs, labels: nn.functional.cross_entropy(outputs.float(), labels),
-    predict=lambda outputs: outputs.argmax(dim=-1),
-    metrics=lambda task: (
-        ("accuracy", "f1", "mcc", "accuracy_f1") if len(task.labels or ()) == 2
-        else ("accuracy", "mcc")
+    metrics=lambda task: metrics.of_classes(len(task.labels or ())),
+    score=partial(
+        metrics.of_head,
+        predict=lambda outputs: outputs.argmax(dim=-1),
+        measure=metrics.classification,
+        constant=lambda labels: int(np.bincount(labels).argmax()),
     ),
-    measure=metrics.classification,
-    constant=lambda labels: int(np.bincount(labels).argmax()),
-)  # fmt: skip
+)
 
-regression = Kind(
+regression = _headed(
     name="regression",
-    auto=classification.auto,
-    task_type="SEQ_CLS",
     outputs=lambda _: 1,
     label=_value,
-    encode=_encode,
-    collate=_collate,
     loss=lambda outputs, labels: nn.functional.mse_loss(
         outputs.float().squeeze(-1), labels.float()
     ),
-    predict=lambda outputs: outputs.squeeze(-1),
     metrics=lambda _: ("pearson", "spearman", "pearson_spearman"),
-    measure=metrics.regression,
-    constant=np.mean,
+    score=partial(
+        metrics.of_head,
+        predict=lambda outputs: outputs.squeeze(-1),
+        measure=metrics.regression,
+        constant=np.mean,
+    ),
+)
+
+causal = Kind(
+    name="causal",
+    auto="AutoModelForCausalLM",
+    task_type="CAUSAL_LM",
+    outputs=lambda _: 0,
+    label=_response,
+    gather=prompts.gathered,
+    spread=prompts.spread,
+    encode=prompts.encode,
+    collate=prompts.collate,
+    forward=generation.told,
+    loss=generation.loss,
+    keep=generation.row_losses,
+    watch=generation.watch,
+    run=generation.run,
+    metrics=texts.metrics_of,
+    score=texts.scores,
 )

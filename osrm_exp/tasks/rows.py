@@ -15,7 +15,7 @@ from typing import Any
 from osrm_exp.hub import fetched
 from osrm_exp.spec import Task
 from osrm_exp.tasks import mini
-from osrm_exp.tasks.kinds import Row
+from osrm_exp.tasks.prompts import Row
 
 Columns = dict[str, list[Any]]
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -35,7 +35,8 @@ def rows_of(task: Task, split: str) -> list[Row]:
             )
     found = zip(columns[task.label], *(columns[column] for column in task.text))
     kept = [(i, label, texts) for i, (label, *texts) in enumerate(found) if label not in task.drop]
-    return [_row(task, split, *one) for one in kept[: getattr(task.cap, split)]]
+    rows = [_row(task, split, *one) for one in kept[: getattr(task.cap, split)]]
+    return task.kind.gather(task, rows)
 
 
 def _row(task: Task, split: str, number: int, label: Any, texts: list[Any]) -> Row:
@@ -65,7 +66,7 @@ def read(task: Task, split: str) -> Columns:
     if task.path == "generated":
         return mini.generate(config, split, getattr(task.rows, split), seed=task.seed)
     if Path(task.path).is_dir():
-        return read_files(Path(task.path, config), name, task.label)
+        return read_files(Path(task.path, config), name, "" if task.free else task.label)
 
     def load() -> Columns:
         from datasets import load_dataset  # wants a writable HOME: not for local files

@@ -12,15 +12,15 @@ from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from osrm_exp.spec import Task, Tuning
-from osrm_exp.tasks.metrics import scores
 
 
 class LoraFineTuning(pl.LightningModule):
     """Trains a PEFT network's factors and head on one task; tells its scores once an epoch.
 
     AdamW with linear decay after a warm-up, as the released OSRM code trains. Metrics are named
-    `<task>/…`, and the headline also `headline`, which the best checkpoint is chosen by; loggers
-    hear of them from `History`.
+    `<task>/…`, and the headline also `headline`, which the best checkpoint is chosen by; of a text
+    that is written it is the likelihood, for which nothing has to be written. Loggers hear of them
+    from `History`.
     """
 
     def __init__(self, net: PeftModel, task: Task, tuning: Tuning) -> None:
@@ -38,8 +38,8 @@ class LoraFineTuning(pl.LightningModule):
         self.net.train()  # `from_pretrained` leaves eval mode on, and Lightning keeps what it finds
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        labels = batch.pop("labels")
-        loss = self.task.kind.loss(self.net(**batch).logits, labels)
+        kind = self.task.kind
+        loss = kind.loss(*kind.forward(self.net, batch))
         if not torch.isfinite(loss):
             raise ValueError(
                 f"{self.task.name}: the training loss is {loss.item()} at step {self.global_step} "
@@ -49,16 +49,16 @@ class LoraFineTuning(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        self.outputs.append((self.net(**inputs).logits.float().cpu(), batch["labels"].cpu()))
+        kind = self.task.kind
+        self.outputs.append(kind.keep(*kind.forward(self.net, batch)))
 
     def on_validation_epoch_end(self) -> None:
-        logits, labels = (torch.cat(parts) for parts in zip(*self.outputs))
+        outputs, labels = (torch.cat(parts) for parts in zip(*self.outputs))
         self.outputs.clear()
-        values = scores(self.task, logits, labels).values
+        values, headline = self.task.kind.watch(self.task, outputs, labels)
         named = {f"{self.task.name}/{name}": value for name, value in values.items()}
         self.log_dict(named, logger=False)
-        self.log("headline", values[self.task.headline], prog_bar=True, logger=False)
+        self.log("headline", values[headline], prog_bar=True, logger=False)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.net.parameters() if p.requires_grad]

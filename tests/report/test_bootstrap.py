@@ -2,7 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    matthews_corrcoef,
+    recall_score,
+)
 
 from osrm_exp.report.bootstrap import DRAWS, _scored, hierarchical, redrawn
 
@@ -12,6 +18,9 @@ METRICS = {
     "spearman": lambda a, b: spearmanr(a, b)[0],
     "accuracy_f1": lambda a, b: (accuracy_score(a, b) + f1_score(a, b)) / 2,
     "pearson_spearman": lambda a, b: (pearsonr(a, b)[0] + spearmanr(a, b)[0]) / 2,
+    "balanced_accuracy": balanced_accuracy_score, "refusal": recall_score,
+    "compliance": lambda a, b: recall_score(a, b, pos_label=0),
+    "rouge_l": lambda a, b: b.mean(), "likelihood": lambda a, b: b.mean(),
 }  # fmt: skip
 
 
@@ -39,8 +48,10 @@ def test_a_weighted_metric_is_the_metric_of_the_rows_drawn(metric):
 @pytest.mark.parametrize("metric", METRICS)
 def test_constant_answers_score_what_the_tables_say(metric):
     frame = pd.DataFrame({"label": [0.0, 1.0] * 20, "prediction": 0.0})
-    expected = {"accuracy": 50, "accuracy_f1": 25}.get(metric, 0)
-    assert _scored(frame, np.ones((1, 40), np.float32), metric) == pytest.approx([expected])
+    expected = {"accuracy": 50, "accuracy_f1": 25, "balanced_accuracy": 50, "compliance": 100}
+    assert _scored(frame, np.ones((1, 40), np.float32), metric) == pytest.approx(
+        [expected.get(metric, 0)]
+    )
 
 
 def test_the_interval_is_as_wide_as_theory_says():

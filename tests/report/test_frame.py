@@ -92,3 +92,12 @@ def test_a_task_has_its_references_beside_it(row, references):
 def test_numbers_in_names_sort_as_numbers():
     names = ["r=16", "r=4", "r=8", "a", "1e-3", "2e-4", ""]
     assert sorted(names, key=natural) == ["", "2e-4", "1e-3", "a", "r=4", "r=8", "r=16"]
+
+
+def test_the_loss_of_what_is_written_stands_beside_its_score_where_there_is_one(row):
+    rows = [row(task=task, metric="rouge_l", value=0.4) for task in ("a", "b")]
+    assert "response_loss" not in by_task(scores(pd.DataFrame(rows)))
+    rows.append(row(task="a", metric="response_loss", value=2.5, headline=False))
+    found = by_task(scores(pd.DataFrame(rows))).set_index("task")
+    assert found.loc["a", "response_loss"] == 2.5 and found.loc["b"].isna().response_loss
+    assert found.loc["a", "score"] == 40

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from osrm_exp.spec import Task
 from osrm_exp.tasks import rows
-from osrm_exp.tasks.kinds import Row
+from osrm_exp.tasks.prompts import Row
 
 TEXTS = ["a dog sees", 'the "cat", runs\nfast', "a fox", "null", "123"]
 LABELS = [0, 1, 1, 0, 1]
