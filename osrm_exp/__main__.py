@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ from osrm_exp.study import check_study
 
 log = logging.getLogger("osrm_exp")
 SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)  # a user can mend these
+PLUGINS = {
+    "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
+    "hydra/launcher/ray": 'hydra-ray-launcher "joblib<1.6"',
+}  # what brings these configs
 WANTS_TRACE = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -148,12 +153,28 @@ def _hydra() -> None:
     except SENTENCES as error:
         if WANTS_TRACE:
             raise
-        sys.exit(f"osrm_exp: {Report.blamed(error)}{sentence(error)}")
+        what = getattr(error, "missing_cfg_file", None)
+        lacks = f"{what} is not installed: pip install {PLUGINS[what]}" if what in PLUGINS else ""
+        said = lacks or sentence(error)
+        sys.exit(f"osrm_exp: {Report.blamed(error)}{said}")
     except BrokenExecutor:
         sys.exit(
             "osrm_exp: a worker process was killed, most likely for want of memory; the same "
-            "command continues, and hydra/launcher=basic runs one cell at a time"
+            "command continues, and hydra/launcher=serial runs one cell at a time"
         )
+    except Exception as error:
+        if WANTS_TRACE or not _of_a_cluster(error):
+            raise
+        sys.exit(
+            f"osrm_exp: {sentence(error)[:500]}; other jobs may go on, python -m osrm_exp.status "
+            "tells; the same command continues"
+        )
+
+
+def _of_a_cluster(error: BaseException) -> bool:
+    """Whether submitit or Ray raised it: no cluster here, a job that was cancelled or lost."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and bool({"submitit", "ray"} & set(Path(frames[-1].filename).parts))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     wanted = [*needs.fine_tunes(cell), *needs.heads(cell)]
     rehearse(cell)
     workshop.tell_cost(cell.tuning.precision)
+    workshop.check(wanted)
     rows_of(cell)
     workshop.store.get_all(list(cell.given.values()), workshop)  # refused before any training
     workshop.store.get_all(needs.of_inits(wanted), workshop)

@@ -61,8 +61,11 @@ def test_an_intermediate_task_is_part_of_a_digest(cell):
 
 
 def test_a_trainer_has_no_option_that_could_change_a_number(configured):
-    with pytest.raises(ValueError, match=r"trainer\.devices is not an option.*accelerator"):
-        cell_from(configured("roberta", "+trainer.devices=2"))
+    with pytest.raises(ValueError, match=r"trainer\.precision is not an option.*accelerator"):
+        cell_from(configured("roberta", "+trainer.precision=16"))
+    alone, several = configured("roberta"), configured("roberta", "trainer=ddp")
+    assert several["trainer"]["devices"] == 2
+    assert cell_from(several).digest == cell_from(alone).digest
 
 
 def test_a_spelling_is_no_part_of_an_address(configured):

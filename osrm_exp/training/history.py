@@ -37,7 +37,8 @@ class History(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
         batch_idx: int,
     ) -> None:  # fmt: skip
-        self.losses.append(float(outputs["loss"]))
+        loss: Any = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")  # of all ranks
+        self.losses.append(float(loss))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}

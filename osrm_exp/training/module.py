@@ -13,6 +13,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from osrm_exp.spec import Task, Tuning
 from osrm_exp.tasks.metrics import scores
+from osrm_exp.training.ranks import gathered
 
 
 class LoraFineTuning(pl.LightningModule):
@@ -36,23 +37,26 @@ class LoraFineTuning(pl.LightningModule):
     def on_train_start(self) -> None:
         self.net.train()  # `from_pretrained` leaves eval mode on, and Lightning keeps what it finds
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        labels = batch.pop("labels")
-        loss = self.task.kind.loss(self.net(**batch).logits, labels)
+    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
+        labels, weight = batch.pop("labels"), batch.pop("weight", 1.0)
+        loss = weight * self.task.kind.loss(self.net(**batch).logits, labels)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"{self.task.name}: the training loss is {loss.item()} at step {self.global_step} "
                 f"with tuning.lr={self.tuning.lr}; a lower tuning.lr helps"
             )
-        self.log(f"{self.task.name}/loss", loss, prog_bar=True)
+        self.log(f"{self.task.name}/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        self.outputs.append((self.net(**inputs).logits.float().cpu(), batch["labels"].cpu()))
+    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        labels, weight = batch["labels"], batch.get("weight", 1.0)
+        inputs = {key: value for key, value in batch.items() if key not in ("labels", "weight")}
+        logits = self.net(**inputs).logits
+        if weight:
+            self.outputs.append((logits.float().cpu(), labels.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        logits, labels = (torch.cat(parts) for parts in zip(*self.outputs))
+        logits, labels = (torch.cat(parts) for parts in zip(*gathered(self.outputs)))
         self.outputs.clear()
         values = scores(self.task, logits, labels).values
         self.log_dict({f"{self.task.name}/{name}": value for name, value in values.items()})
