@@ -127,8 +127,9 @@ def kill(folder: Path, kills: int, within: float, seed: int) -> None:
     """Kills sweeps until there were enough of it; goes on with an undisturbed run that is there."""
     draw, sweep = random.Random(seed), (MERGES[:6], 6, "hydra/launcher=parallel")
     begin, calm = time.perf_counter(), folder / "undisturbed"
-    calm.mkdir(parents=True, exist_ok=True)
-    assert ended(start(command(calm, *sweep), calm / "log")) == 0, (calm / "log").read_text()
+    if not (calm / "results" / "table.md").is_file():
+        calm.mkdir(parents=True)
+        assert ended(start(command(calm, *sweep), calm / "log")) == 0, (calm / "log").read_text()
     undisturbed = outcome(calm)
     took = time.perf_counter() - begin
     print(f"undisturbed: {took:.0f} s, {len(undisturbed['rows'])} cells", flush=True)

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
 from osrm_exp.compose import cell_from, plain
+from osrm_exp.identity import unpinned
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, write_rows
@@ -86,9 +87,12 @@ def _run(cell: Cell, config: dict[str, Any]) -> None:
         os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other
     from osrm_exp import diagnostics, pipeline  # torch: not before there is something to do
     from osrm_exp.artifacts import Workshop
+    from osrm_exp.checkpoint import told_once
     from osrm_exp.loggers import open_logger
     from osrm_exp.store import Store
 
+    for what in filter(unpinned, (cell.model.weights, *(task.source for task in cell.tasks))):
+        told_once(f"{what} names no revision: what the hub holds may change; revision=COMMIT pins")
     results = config["paths"]["results"]
     with open_logger(config["logger"], cell, config) as logger:
         store = Store(config["paths"]["store"])

@@ -20,6 +20,7 @@ from threading import Thread, current_thread, main_thread
 PATIENCE = 30.0  # seconds that unwinding may take
 ORPHAN = 5.0  # and where nobody waits for it
 _received: list[int] = []
+_listening: list[int] = []  # this process, if it does; one that is forked inherits its parent's
 
 
 class Stopped(KeyboardInterrupt):
@@ -48,8 +49,9 @@ def listen() -> None:
     """
     if "SUBMITIT_EXECUTOR" in os.environ or current_thread() is not main_thread():
         return
-    if signal.getsignal(signal.SIGTERM) == _stop:
+    if _listening == [os.getpid()]:
         return
+    _listening[:] = [os.getpid()]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     _watch_parent()

@@ -79,6 +79,12 @@ def equal(one, two):
     )
 
 
+def job_of(folder):
+    """The number of the first job of an array, as Slurm writes it."""
+    log = next(folder.glob("logs/*/.submitit/*/*_0_log.out"))
+    return log.name.removesuffix("_0_log.out")
+
+
 SLURM = [
     "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=null",
     "hydra.launcher.timeout_min=60",
@@ -106,15 +112,17 @@ def test_a_preempted_cell_is_requeued_and_goes_on(command, cluster, tmp_path, ho
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     until(lambda: list(tmp_path.glob("a/store/FineTune/.*/resume/last.ckpt")), "an epoch")
-    job = next(tmp_path.glob("a/logs/*/.submitit/*_0")).name
+    job = job_of(tmp_path / "a")
     word = ["scancel", "--signal=USR2"] if how == "signal" else ["scontrol", "requeue"]
     subprocess.run([*word, job], env=cluster, check=True)
     show = ["scontrol", "show", "job", job]
 
     def waits():
-        return "Restarts=1" in (
-            said := subprocess.run(show, env=cluster, capture_output=True, text=True).stdout
-        ) and "JobState=PENDING" in said
+        return (
+            "Restarts=1"
+            in (said := subprocess.run(show, env=cluster, capture_output=True, text=True).stdout)
+            and "JobState=PENDING" in said
+        )
 
     until(waits, "the requeue")
     assert not list(tmp_path.glob("a/results/rows/*"))
@@ -138,9 +146,9 @@ def test_a_job_that_is_cancelled_is_one_sentence(command, cluster, tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     until(lambda: list(tmp_path.glob("a/store/FineTune/.*.scratch")), "a fine-tuning")
-    job = next(tmp_path.glob("a/logs/*/.submitit/*_0")).name
+    job = job_of(tmp_path / "a")
     subprocess.run(["scancel", job], env=cluster, check=True)
-    out, errors = parent.communicate(timeout=PATIENCE)
+    _, errors = parent.communicate(timeout=PATIENCE)
     assert parent.returncode == 1 and "Traceback" not in errors
     assert "the same command continues" in errors and len(errors.splitlines()) <= 4
 

@@ -22,6 +22,7 @@ from osrm_exp.adapter import read_adapter, write_adapter
 from osrm_exp.artifacts.peft_factors import minus
 from osrm_exp.artifacts.start import Start, begin, network, rows_of
 from osrm_exp.artifacts.workshop import Workshop
+from osrm_exp.identity import check_unchanged
 from osrm_exp.spec import FineTune
 from osrm_exp.store import resume
 from osrm_exp.tasks import data
@@ -42,6 +43,7 @@ def build(spec: FineTune, folder: Path, workshop: Workshop) -> None:
         ranks.run(workshop.devices, _build, spec, folder, workshop)
     else:
         _build(spec, folder, workshop)
+    check_unchanged(spec.model, spec.task)
 
 
 def _build(spec: FineTune, folder: Path, workshop: Workshop) -> None:

@@ -31,7 +31,7 @@ def both(chosen, tmp_path, devices=2):
 
 
 def test_two_processes_make_what_one_makes(cell, tmp_path):
-    # 49 rows are three batches and one row, which a rank is without; clipping sees all of a gradient
+    # 49 rows: three batches and one row, which a rank is without; clipping sees all of a gradient
     chosen = cell("roberta", *WITHOUT, "dataset.only=cola", "protocol.holdout=0.18",
                   "tuning.clip=0.05")  # fmt: skip
     alone, together = both(chosen, tmp_path)
