@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
-from osrm_exp.compose import cell_from, plain
+from osrm_exp.compose import cell_from, plain, readable
 from osrm_exp.identity import unpinned
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
@@ -151,7 +151,7 @@ def main() -> None:
 
 def _hydra() -> None:
     try:
-        given = [*searchpath.typed(sys.argv[1:]), *searchpath.override()]
+        given = [*map(readable, searchpath.typed(sys.argv[1:])), *searchpath.override()]
         sys.argv[1:] = sorted(given, key=("-m", "--multirun").__contains__)  # Hydra wants -m last
         job()
     except SENTENCES as error:

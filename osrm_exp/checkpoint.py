@@ -19,12 +19,12 @@ log = getLogger("osrm_exp")
 
 
 def read(auto: Any, model: Model, **options: Any) -> Any:
-    """What an auto class of transformers makes of a model's checkpoint.
+    """What an auto class of transformers makes of a model's checkpoint, whose own code is not run.
 
     Raises:
         ValueError: it is not on the hub, or the folder is no checkpoint.
     """
-    folder = Path(model.path).expanduser()
+    folder, options = Path(model.path).expanduser(), {**options, "trust_remote_code": False}
 
     def load() -> Any:
         if folder.is_dir():

@@ -91,6 +91,8 @@ def check_groups(config: Mapping[str, Any]) -> None:
     build(Paths, config["paths"], "paths")
     build(Trainer, config["trainer"], "trainer")
     build(Names, config["names"], "names")
+    for group, name in config["names"].items():
+        name_of(name, f"names.{group}")  # a logger's folder bears them
     build(Diagnosis, config["diagnostics"], "diagnostics")
     own = {key: one for key, one in config["dataset"].items() if key in Suite.model_fields}
     build(Suite, own, "dataset")

@@ -16,7 +16,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from osrm_exp.call import split
-from osrm_exp.report.rows import in_place
+from osrm_exp.report.sealed import in_place
 from osrm_exp.spec import Cell
 
 LOCAL = re.compile(r"(?<![\w.@-])(?:~[\w-]*|\.{1,2})?/.*$")  # no hub id, which has a name first

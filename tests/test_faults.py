@@ -24,6 +24,7 @@ from osrm_exp.report.rows import read_rows, rows_file
 from osrm_exp.store import Store, lock, store
 from osrm_exp.store.lock import Lock
 from osrm_exp.tasks import data
+from osrm_exp.training.module import LoraFineTuning
 
 fork = multiprocessing.get_context("fork")
 SMALL = ["dataset.only=[cola,sst2]", "tuning.epochs=1", "merge=regmean", "init=osrm"]
@@ -233,6 +234,41 @@ def test_a_clock_that_jumps_changes_no_number(config, another, monkeypatch, jump
     assert run(config) == "finished" and len(calls) > 3
     pd.testing.assert_frame_equal(rows(config), before)
     assert (read_rows(elsewhere["results"]).seconds > 0).all()
+
+
+def test_a_fine_tuning_killed_in_its_middle_goes_on_to_the_same_bits(
+    configured, another, tmp_path, monkeypatch
+):
+    config = configured("roberta", "dataset.only=[cola,sst2]", "tuning.epochs=40", "merge=ties",
+                        "tuning.lora.lora_dropout=0.1")  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "osrm_exp", *config["overrides"]])
+    adapters, deadline = tmp_path / "store" / "FineTune", time.monotonic() + 600
+    written = set()
+    while len(written) < 3 and time.monotonic() < deadline:  # epochs
+        written |= {p.stat().st_mtime_ns for p in adapters.glob(".*/resume/last.ckpt")}
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(adapters.glob(".*/resume/last.ckpt")) and not list(adapters.glob("[!.]*"))
+    steps, step = [], LoraFineTuning.training_step
+    monkeypatch.setattr(
+        LoraFineTuning, "training_step", lambda *args: steps.append(1) or step(*args)
+    )
+    assert run(config) == "finished"
+    after_the_kill = len(steps)
+    killed, weights = rows(config), tensors(adapters)
+    steps.clear()
+    config["paths"] = {k: str(tmp_path / "calm" / k) for k in ("store", "results", "logs")}
+    assert run(config) == "finished"
+    assert len(steps) / 2 < after_the_kill < len(steps)
+    assert weights == tensors(tmp_path / "calm" / "store" / "FineTune") and len(weights) == 2
+    pd.testing.assert_frame_equal(rows(config), killed)
+
+
+def tensors(adapters):
+    """The bytes of an adapter's tensors, by name."""
+    files = adapters.glob("[!.]*/adapter_model.safetensors")
+    return {file.parent.name: file.read_bytes() for file in files}
 
 
 @pytest.fixture

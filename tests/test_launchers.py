@@ -40,7 +40,7 @@ def cluster(tmp_path_factory):
     if why := slurm.missing():
         pytest.skip(why)
     with slurm.running(tmp_path_factory.mktemp("slurm")) as environment:
-        yield environment
+        yield {k: v for k, v in environment.items() if not k.startswith("WANDB")}
 
 
 @pytest.fixture(scope="module")
@@ -93,22 +93,22 @@ SLURM = [
 
 def test_an_array_of_cells_each_on_two_ranks(command, cluster, tmp_path):
     ranks = ["trainer=ddp", "trainer.accelerator=cpu", "tuning.dropout=0", "tuning.epochs=2"]
-    swept = run([*command("a"), *SLURM, *ranks], cluster)
+    swept = run([*command("a"), *SLURM, *ranks, "logger=wandb"], cluster)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert "2 cells: 2 finished, 0 skipped, 0 failed" in swept.stdout
     logs = list(tmp_path.glob("a/logs/*/.submitit/*/*_0_log.out"))
     array = {re.match(r"(\d+)_\d+_0_log", log.name)[1] for log in logs}
     assert len(logs) == 2 and len(array) == 1  # two tasks of one array
     assert sum(log.read_text().count(": built in") for log in logs) == 2
+    assert len(list(tmp_path.glob("a/logs/wandb/wandb/offline-run-*"))) == 2  # of rank 0
     assert set(read_rows(tmp_path / "a" / "results")["merge"]) == {"average", "ties"}
 
 
 @pytest.mark.parametrize("how", ["signal", "requeue"])
 def test_a_preempted_cell_is_requeued_and_goes_on(command, cluster, tmp_path, how):
     slow = ["dataset.only=cola", "merge=average", "tuning.epochs=80", "logger=wandb"]
-    environment = {k: v for k, v in cluster.items() if not k.startswith("WANDB")}
     parent = subprocess.Popen(
-        [*command("a"), *SLURM, *slow], env=environment, text=True,
+        [*command("a"), *SLURM, *slow], env=cluster, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     until(lambda: list(tmp_path.glob("a/store/FineTune/.*/resume/last.ckpt")), "an epoch")
