@@ -7,21 +7,37 @@
 at a random moment, and begins a new store when a sweep has come to its end. `crowd` starts
 processes at once, whose 16 cells need the same four adapters. Both say whether every adapter was
 built once and whether rows and weights are, bit for bit, those of the undisturbed run.
+
+Each sweep is the command line itself, `python -m osrm_exp … -m`, in a process of its own with
+loky's workers; but processes are forked from one that has imported the libraries, so that a kill
+meets work and not an import.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+
+for name in ("OMP_NUM_THREADS", "TQDM_DISABLE"):
+    os.environ[name] = "1"
+
+from joblib.externals.loky.backend.context import set_start_method  # noqa: E402
+
+from osrm_exp import artifacts, diagnostics, pipeline  # noqa: E402, F401
+from osrm_exp.__main__ import main as program  # noqa: E402
+from osrm_exp.artifacts import fine_tune  # noqa: E402, F401
+from osrm_exp.report import report  # noqa: E402, F401
+
+fork = multiprocessing.get_context("fork")
 
 MERGES = (
     "average,task_arithmetic,ties,knots_ties,magmax,emr,dare,tsv,iso_c,core_ta,cart,breadcrumbs,"
@@ -29,9 +45,10 @@ MERGES = (
 ).split(",")
 CELLS = [
     "dataset=mini", "dataset.only=[sentiment,paraphrase,inference2,acceptability]", "model=minilm",
-    "dataset.rows={train: 192, validation: 64}", "tuning.batch_size=16", "tuning.max_length=32",
+    "dataset.rows={train: 96, validation: 32}", "tuning.batch_size=16", "tuning.max_length=32",
     "tuning.precision=fp32",
 ]  # fmt: skip
+VICTIMS = ("parent", "worker", "all")
 VOLATILE = ("seconds", "sha256", "overrides")  # overrides hold the paths
 BUILT = re.compile(r"FineTune (\S+): built in")
 
@@ -41,16 +58,30 @@ def command(folder: Path, merges: list[str], epochs: int, *more: str) -> list[st
     places = [f"paths.{k}={folder / k}" for k in ("store", "results")]
     name = f"paths.logs={folder / 'logs' / str(time.monotonic_ns())}"  # never shared
     cells = [*CELLS, f"tuning.epochs={epochs}", f"merge={','.join(merges)}"]
-    return [sys.executable, "-m", "osrm_exp", *cells, *places, name, *more, "-m"]
+    return [*cells, *places, name, *more, "-m"]
 
 
-def start(line: list[str], log: Path) -> subprocess.Popen:
+def start(arguments: list[str], log: Path) -> multiprocessing.Process:
     """A process group of its own, whose output is appended to a file."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    process = fork.Process(target=_program, args=(arguments, log))
+    process.start()
+    return process
+
+
+def _program(arguments: list[str], log: Path) -> None:
+    os.setsid()
     with log.open("a") as out:
-        return subprocess.Popen(
-            line, stdout=out, stderr=out, start_new_session=True, env=environment
-        )
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    sys.argv[1:] = arguments
+    set_start_method("fork", force=True)  # of loky's workers
+    program()
+
+
+def ended(process: multiprocessing.Process, seconds: float | None = None) -> int | None:
+    """The exit code of a process; None if it has none after so long."""
+    process.join(seconds)
+    return process.exitcode
 
 
 def group(leader: int) -> list[int]:
@@ -92,49 +123,52 @@ def compared(folder: Path, undisturbed: dict[str, dict], log: Path) -> str:
     )
 
 
-def kill(folder: Path, kills: int, seed: int) -> None:
-    """Kills sweeps until there were enough of it."""
+def kill(folder: Path, kills: int, within: float, seed: int) -> None:
+    """Kills sweeps until there were enough of it; goes on with an undisturbed run that is there."""
     draw, sweep = random.Random(seed), (MERGES[:6], 6, "hydra/launcher=parallel")
-    begin = time.perf_counter()
-    calm = folder / "undisturbed"
-    calm.mkdir(parents=True)
-    start(command(calm, *sweep), calm / "log").wait()
-    whole, undisturbed = time.perf_counter() - begin, outcome(calm)
-    print(f"undisturbed: {whole:.0f} s, {len(undisturbed['rows'])} cells", flush=True)
+    begin, calm = time.perf_counter(), folder / "undisturbed"
+    if not (calm / "results" / "table.md").is_file():
+        calm.mkdir(parents=True)
+        assert ended(start(command(calm, *sweep), calm / "log")) == 0, (calm / "log").read_text()
+    undisturbed = outcome(calm)
+    took = time.perf_counter() - begin
+    print(f"undisturbed: {took:.0f} s, {len(undisturbed['rows'])} cells", flush=True)
     hits: Counter[str] = Counter()
     round_ = 0
-    while hits.total() < kills:
+    while sum(hits[who] for who in VICTIMS) < kills:
         round_ += 1
         here = folder / f"round{round_}"
         here.mkdir()
-        ended = False
-        while not ended:
+        done = False
+        while not done:
             parent = start(command(here, *sweep), here / "log")
-            if hits.total() < kills:
-                ended = not _struck(parent, draw, whole, hits)
+            if sum(hits[who] for who in VICTIMS) < kills:
+                done = not _struck(parent, draw.uniform(0.1, within), draw, here / "store", hits)
             else:
-                ended = parent.wait() == 0
+                done = ended(parent) == 0
         print(compared(here, undisturbed, here / "log"), flush=True)
-    print(f"{hits.total()} kills: {dict(hits)}")
+        print(f"{dict(hits)}", flush=True)
 
 
-def _struck(parent: subprocess.Popen, draw: random.Random, whole: float, hits: Counter) -> bool:
-    """Kills something of a sweep at a random moment; False if it had come to its end."""
-    try:
-        return parent.wait(timeout=draw.uniform(0.1, whole)) != 0
-    except subprocess.TimeoutExpired:
-        pass
-    who = draw.choice(["parent", "worker", "all"])
+def _struck(
+    parent: multiprocessing.Process, seconds: float, draw: random.Random, store: Path, hits: Counter
+) -> bool:
+    """Kills something of a sweep after so many seconds; False if it had come to its end."""
+    if (code := ended(parent, seconds)) is not None:
+        return code != 0
+    who = draw.choice(VICTIMS)
     alive = group(parent.pid)
     others = [pid for pid in alive if pid != parent.pid]
     victims = {"parent": [parent.pid], "worker": others[-1:] or [parent.pid], "all": alive}[who]
+    hits["while a fine-tuning ran"] += any(store.glob("FineTune/.*.held"))
+    hits["after its first epoch"] += any(store.glob("FineTune/.*.scratch/resume/last.ckpt"))
     for pid in victims:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
     hits[who] += 1
-    parent.wait()
+    ended(parent)
     begin = time.monotonic()
     while group(parent.pid):
         time.sleep(0.1)
@@ -151,19 +185,25 @@ def crowd(folder: Path, processes: int) -> None:
     for name, at_once in (("alone", False), ("crowd", True)):
         here = folder / name
         here.mkdir(parents=True)
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), _busy()
         crowd = []
         for share in shares:
             crowd.append(start(command(here, share, 2), here / "log"))
             if not at_once:
-                crowd[-1].wait()
-        codes = [process.wait() for process in crowd]
+                ended(crowd[-1])
+        codes = [ended(process) for process in crowd]
         walls[name] = time.perf_counter() - begin
-        print(f"{name}: {walls[name]:.0f} s, exit codes {set(codes)}", flush=True)
+        said = f"{walls[name]:.0f} s, {_busy() - busy:.0f} s of a core"
+        print(f"{name}: {said}, exit codes {set(codes)}", flush=True)
     cores = min(len(os.sched_getaffinity(0)), processes)
     ratio = walls["crowd"] * cores / walls["alone"]
     print(compared(folder / "crowd", outcome(folder / "alone"), folder / "crowd" / "log"))
     print(f"{processes} processes on {cores} cores: {ratio:.2f} of the ideal wall time")
+
+
+def _busy() -> float:
+    """Seconds of a core that all processes took which have ended."""
+    return os.times().children_user + os.times().children_system
 
 
 def main() -> None:
@@ -171,11 +211,12 @@ def main() -> None:
     parser.add_argument("test", choices=["kill", "crowd"])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--within", type=float, default=60.0, help="seconds to the next kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=8)
     options = parser.parse_args()
     if options.test == "kill":
-        kill(options.folder, options.kills, options.seed)
+        kill(options.folder, options.kills, options.within, options.seed)
     else:
         crowd(options.folder, options.processes)
 

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, nullcontext
@@ -24,7 +25,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
-from osrm_exp.compose import cell_from, ordered, plain
+from osrm_exp.compose import cell_from, ordered, plain, readable
+from osrm_exp.identity import unpinned
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, rows_in, write_rows
@@ -37,6 +39,10 @@ log = logging.getLogger("osrm_exp")
 SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)  # a user can mend these
 MANY = ("-m", "--multirun")
 STUDIES = ("hparams_search=", "hydra/sweeper=")
+PLUGINS = {
+    "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
+    "hydra/launcher/ray": 'hydra-ray-launcher "joblib<1.6"',
+}  # what brings these configs
 WANTS_TRACE = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -89,10 +95,13 @@ def _run(cell: Cell, config: dict[str, Any]) -> None:
         os.environ["TQDM_DISABLE"] = "1"  # bars of two processes would overwrite each other
     from osrm_exp import diagnostics, pipeline  # torch: not before there is something to do
     from osrm_exp.artifacts import Workshop
+    from osrm_exp.checkpoint import told_once
     from osrm_exp.logged import publish
     from osrm_exp.loggers import open_logger
     from osrm_exp.store import Store
 
+    for what in filter(unpinned, (cell.model.weights, *(task.source for task in cell.tasks))):
+        told_once(f"{what} names no revision: what the hub holds may change; revision=COMMIT pins")
     results = config["paths"]["results"]
     with open_logger(config["logger"], cell, config) as logger:
         store = Store(config["paths"]["store"])
@@ -149,7 +158,7 @@ def main() -> None:
 
 def _hydra() -> None:
     try:
-        given = ordered([*searchpath.typed(sys.argv[1:]), *searchpath.override()])
+        given = ordered([*map(readable, searchpath.typed(sys.argv[1:])), *searchpath.override()])
         many = bool(set(given) & set(MANY))
         typed = [one for one in given if "=" in one and one[0] != "-"]
         asked = many or any(one.lstrip("+").startswith(STUDIES) for one in typed)
@@ -160,12 +169,28 @@ def _hydra() -> None:
     except SENTENCES as error:
         if WANTS_TRACE:
             raise
-        sys.exit(f"osrm_exp: {Report.blamed(error)}{sentence(error)}")
+        what = getattr(error, "missing_cfg_file", None)
+        lacks = f"{what} is not installed: pip install {PLUGINS[what]}" if what in PLUGINS else ""
+        said = lacks or sentence(error)
+        sys.exit(f"osrm_exp: {Report.blamed(error)}{said}")
     except BrokenExecutor:
         sys.exit(
             "osrm_exp: a worker process was killed, most likely for want of memory; the same "
-            "command continues, and hydra/launcher=basic runs one cell at a time"
+            "command continues, and hydra/launcher=serial runs one cell at a time"
         )
+    except Exception as error:
+        if WANTS_TRACE or not _of_a_cluster(error):
+            raise
+        sys.exit(
+            f"osrm_exp: {sentence(error)[:500]}; other jobs may go on, python -m osrm_exp.status "
+            "tells; the same command continues"
+        )
+
+
+def _of_a_cluster(error: BaseException) -> bool:
+    """Whether submitit or Ray raised it: no cluster here, a job that was cancelled or lost."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and bool({"submitit", "ray"} & set(Path(frames[-1].filename).parts))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ log = getLogger("osrm_exp")
 
 
 def read(auto: Any, model: Model, **options: Any) -> Any:
-    """What an auto class of transformers makes of a model's checkpoint.
+    """What an auto class of transformers makes of a model's checkpoint, whose own code is not run.
 
     Raises:
         ValueError: it is not on the hub, or the folder is no checkpoint.
     """
-    folder = Path(model.path).expanduser()
+    folder, options = Path(model.path).expanduser(), {**options, "trust_remote_code": False}
 
     def load() -> Any:
         if folder.is_dir():
@@ -103,11 +103,18 @@ def attention(model: Model, config: PreTrainedConfig, auto: str) -> str:
 
 
 def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
-    """Replaces every dropout rate of a config; one that is null stands for another and stays."""
-    for key, value in config.to_dict().items():
-        rate = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if rate and ("dropout" in key or key.endswith("pdrop")):
-            setattr(config, key, dropout)
+    """Replaces every dropout rate of a config."""
+    for key in dropout_rates(config):
+        setattr(config, key, dropout)
+
+
+def dropout_rates(config: PreTrainedConfig) -> dict[str, float]:
+    """The dropout rates of a config by key; one that is null stands for another."""
+    numbers = {
+        key: value for key, value in config.to_dict().items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }  # fmt: skip
+    return {k: v for k, v in numbers.items() if "dropout" in k or k.endswith("pdrop")}
 
 
 def positions(net: PreTrainedModel) -> int | None:

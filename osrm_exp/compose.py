@@ -10,6 +10,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from osrm_exp import CONF, searchpath, tiny  # noqa: F401  (a resolver of configs)
@@ -55,6 +56,18 @@ def points(params: Mapping[str, Any] | None, overrides: Sequence[str]) -> Iterat
     yield from map(tuple, found)
 
 
+def readable(override: str) -> str:
+    """An override in quotes where Hydra cannot read its value, as a path with umlauts or `=`."""
+    key, _, value = override.partition("=")
+    if key.startswith("-") or not value or value[0] in "'\"[{(":
+        return override
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return f"{key}='" + value.replace("'", r"\'") + "'"
+    return override
+
+
 def unswept(overrides: Sequence[str]) -> list[str]:
     """The overrides that all cells of a sweep share."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -81,7 +94,8 @@ def ordered(overrides: Sequence[str]) -> list[str]:
 
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The configuration as Hydra composes it, with Hydra's own part."""
-    chosen, running = [*searchpath.override(), *ordered(overrides)], GlobalHydra.instance().hydra
+    chosen = [*searchpath.override(), *ordered([*map(readable, overrides)])]
+    running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()  # a job may compose another cell than its own
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from omegaconf import OmegaConf
 from pydantic import Field, PositiveInt
 
 from osrm_exp.record import Record, build
@@ -23,6 +24,15 @@ class Trainer(Record):
     """Where fine-tuning and scoring run. It changes no number, so it is in no digest."""
 
     accelerator: Literal["cpu", "gpu"]
+    devices: PositiveInt = 1
+
+
+def gpus(accelerator: str, devices: int) -> int | None:
+    """How many GPUs a cell uses, for a launcher's config."""
+    return devices if accelerator == "gpu" else None
+
+
+OmegaConf.register_new_resolver("gpus", gpus, replace=True)
 
 
 class Suite(Record):
@@ -83,6 +93,8 @@ def check_groups(config: Mapping[str, Any]) -> None:
     build(Paths, config["paths"], "paths")
     build(Trainer, config["trainer"], "trainer")
     build(Names, config["names"], "names")
+    for group, name in config["names"].items():
+        name_of(name, f"names.{group}")  # a logger's folder bears them
     build(Diagnosis, config["diagnostics"], "diagnostics")
     own = {key: one for key, one in config["dataset"].items() if key in Suite.model_fields}
     build(Suite, own, "dataset")

@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from osrm_exp.hub import ADAPTER, located
+
+if TYPE_CHECKING:
+    from osrm_exp.spec import Model, Task
 
 WEIGHTS = {".safetensors", ".bin"}
 READ = {
@@ -71,6 +74,21 @@ def source_of(name: str, fields: Mapping[str, Any]) -> tuple[str, str]:
         return str(folder), identity(str(folder / (config or name)), None, "dataset.path")
     found = identity(path, fields.get("revision"), "dataset.path")
     return str(path), f"{found}:{config}" if config else found
+
+
+def check_unchanged(model: Model, task: Task) -> None:
+    """Whether a local checkpoint and local rows are what they were when a cell was composed.
+
+    Raises:
+        ValueError: a file was changed meanwhile, and what was made of it belongs to no address.
+    """
+    rows = Path(task.path, task.config or task.name)
+    for folder, known, option in (
+        (Path(model.path).expanduser(), model.weights, "model.path"),
+        (rows, task.source, "dataset.path"),
+    ):
+        if folder.is_dir() and identity(str(folder), None, option) != known:
+            raise ValueError(f"{option}={folder} was changed meanwhile: run it again")
 
 
 def unpinned(identity: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 from osrm_exp.call import split
 from osrm_exp.logged import facts
 from osrm_exp.pipeline import said_of
+from osrm_exp.report.sealed import in_place
 from osrm_exp.spec import Cell
 
 log = logging.getLogger("osrm_exp")
@@ -34,9 +36,9 @@ def open_logger(
     """The logger of a cell, or None where none is asked for. It hears why a cell failed."""
     call, _ = split(config, ())
     if call:
-        call.check("logger", keywords=["name"])
+        call.check("logger", keywords=["name", "cell"])
     name = f"{cell.names['init']}-{cell.names['merge']}-s{cell.seed}-{cell.digest[:8]}"
-    opened: AbstractContextManager = call(name=name) if call else nullcontext()
+    opened: AbstractContextManager = call(name=name, cell=cell.digest) if call else nullcontext()
     with opened as logger:
         if logger is None:
             yield None
@@ -66,11 +68,13 @@ def public(value: Any) -> Any:
 
 
 @contextmanager
-def wandb_logger(*, name: str, project: str, group: str, save_dir: str) -> Iterator[Logger]:
+def wandb_logger(
+    *, name: str, cell: str, project: str, group: str, save_dir: str
+) -> Iterator[Logger]:
     """A wandb run, offline unless the user is logged in or WANDB_MODE says otherwise.
 
     It is finished with its cell, and as failed where that failed: the next job of a sequential
-    sweep would else write into this run.
+    sweep would else write into this run. A cell that was cut short goes on in the same run.
     """
     import wandb
     from lightning.pytorch.loggers import WandbLogger
@@ -78,36 +82,48 @@ def wandb_logger(*, name: str, project: str, group: str, save_dir: str) -> Itera
     # the command, the host and what is printed hold paths of this machine
     quiet = wandb.Settings(x_disable_meta=True, console="off", disable_git=True, host="(local)")
     offline = "WANDB_MODE" not in os.environ and not wandb.login(prompt=False)
-    mode: dict[str, Any] = {"mode": "offline"} if offline else {}
+    mode: dict[str, Any] = {"mode": "offline"} if offline else {"resume": "allow"}
     if offline:
         log.info("not logged in to wandb: %s keeps the run, `wandb sync` sends it", save_dir)
     os.makedirs(save_dir, exist_ok=True)
-    logger = WandbLogger(
-        name=name, project=project, group=group, save_dir=save_dir, settings=quiet, **mode
-    )
-    try:
-        yield logger
-        logger.finalize("success")
-    except BaseException:
-        wandb.finish(exit_code=1)
-        raise
-    wandb.finish()
+    with _run_id(Path(save_dir) / "unfinished" / cell) as run:
+        logger = WandbLogger(
+            name=name, id=run, project=project, group=group, save_dir=save_dir, settings=quiet,
+            **mode,
+        )  # fmt: skip
+        try:
+            yield logger
+            logger.finalize("success")
+        except BaseException:
+            wandb.finish(exit_code=1)
+            raise
+        wandb.finish()
 
 
 @contextmanager
-def tensorboard_logger(*, name: str, group: str, save_dir: str) -> Iterator[Logger]:
-    """TensorBoard event files under `save_dir/group/name`."""
+def _run_id(file: Path) -> Iterator[str]:
+    """An id that a file keeps until its cell has ended well."""
+    if not (file.is_file() and file.read_text()):
+        with in_place(file) as scratch:
+            scratch.write_text(uuid.uuid4().hex[:12])
+    yield file.read_text()
+    file.unlink(missing_ok=True)
+
+
+@contextmanager
+def tensorboard_logger(*, name: str, cell: str, group: str, save_dir: str) -> Iterator[Logger]:
+    """TensorBoard event files under `save_dir/group/name/cell`."""
     from osrm_exp.local_loggers import TensorBoard
 
-    yield from _closed(TensorBoard(save_dir, name=f"{group}/{name}"))
+    yield from _closed(TensorBoard(save_dir, name=f"{group}/{name}", version=cell))
 
 
 @contextmanager
-def csv_logger(*, name: str, group: str, save_dir: str) -> Iterator[Logger]:
-    """`metrics.csv`, `hparams.yaml`, tables and pictures under `save_dir/group/name`."""
+def csv_logger(*, name: str, cell: str, group: str, save_dir: str) -> Iterator[Logger]:
+    """`metrics.csv`, `hparams.yaml`, tables and pictures under `save_dir/group/name/cell`."""
     from osrm_exp.local_loggers import Csv
 
-    yield from _closed(Csv(save_dir, name=f"{group}/{name}"))
+    yield from _closed(Csv(save_dir, name=f"{group}/{name}", version=cell))
 
 
 def _closed(logger: Any) -> Iterator[Logger]:

@@ -44,6 +44,7 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     }
     rehearse(cell, given)
     workshop.tell_cost(cell.tuning.precision)
+    workshop.check(wanted)
     rows_of(cell)
     preflight.check(cell, given, workshop)
     workshop.store.get_all(needs.of_inits(wanted), workshop)

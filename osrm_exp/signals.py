@@ -20,6 +20,7 @@ from threading import Thread, current_thread, main_thread
 PATIENCE = 30.0  # seconds that unwinding may take
 ORPHAN = 5.0  # and where nobody waits for it
 _received: list[int] = []
+_listening: list[int] = []  # this process, if it does; one that is forked inherits its parent's
 
 
 class Stopped(KeyboardInterrupt):
@@ -43,21 +44,36 @@ def one_sentence(what_next: str = "the same command continues") -> Iterator[None
 def listen() -> None:
     """Lets both signals raise `Stopped`; a worker of a launcher follows its parent besides.
 
-    A worker calls it when its job starts; twice is once.
+    A worker calls it when its job starts; twice is once. In a job of Slurm they are submitit's: it
+    lets SIGTERM pass, which comes before a preemption, and requeues on SIGUSR2.
     """
-    if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) == _stop:
+    if "SUBMITIT_EXECUTOR" in os.environ or current_thread() is not main_thread():
         return
+    if _listening == [os.getpid()]:
+        return
+    _listening[:] = [os.getpid()]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:
-        Thread(target=_follow, args=(parent.pid,), daemon=True).start()
+    _watch_parent()
+
+
+def leave_to_parent() -> None:
+    """A process whose parent hears every signal, and ends it; it ends too if the parent is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    _watch_parent()
 
 
 def check() -> None:
     """Raises `Stopped` if a signal came and a library has swallowed what it raised."""
     if _received:
         raise Stopped(_received[0])
+
+
+def _watch_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        Thread(target=_follow, args=(parent.pid,), daemon=True).start()
 
 
 def _stop(number: int, _frame: object) -> None:

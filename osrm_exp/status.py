@@ -100,8 +100,7 @@ def states(
     cells: Iterable[Overrides], results: Path, logs: Path
 ) -> dict[Overrides, tuple[str, str]]:
     """By cell, its state and what is to be said of it."""
-    files = sorted((results / "rows").glob("*.jsonl"))
-    done = {_key(rows_in(file)[0]["overrides"]) for file in files if is_done(file)}
+    done = {_key(row["overrides"]) for row in _done(results)}
     cells, last = list(cells), _told(logs)
     strangers = done - {_key(cell) for cell in cells}
     found = {}
@@ -109,6 +108,12 @@ def states(
         ok = _key(cell) in done or (strangers and _done_otherwise(cell, results))
         found[cell] = ("ok", "") if ok else _of(last.get(_key(cell)))
     return found
+
+
+def _done(results: Path) -> list[dict[str, Any]]:
+    """A row of every cell that is done."""
+    files = sorted((results / "rows").glob("*.jsonl"))
+    return [rows_in(file)[0] for file in files if is_done(file)]
 
 
 def _key(overrides: Iterable[str]) -> Overrides:
@@ -199,10 +204,10 @@ def _again(left: Collection[Overrides], known: Iterable[Sweep]) -> list[str]:
 
 
 def _time(results: Path, left: int, at_once: int) -> str:
-    files = [file for file in (results / "rows").glob("*.jsonl") if is_done(file)]
-    if not files:
+    done = _done(results)
+    if not done:
         return "no cell has finished yet, so nothing is known about the time"
-    mean = sum(rows_in(file)[0]["seconds"] for file in files) / len(files)
+    mean = sum(row["seconds"] for row in done) / len(done)
     total = mean * left / max(at_once, 1)
     how = f"{at_once} at once" if at_once > 1 else "one after the other"
     return f"about {total / 60:.0f} min: {left} cells {how}, {mean:.0f} s each as those before"

@@ -1,6 +1,6 @@
 import pytest
 
-from osrm_exp.compose import cell_from, configuration, sweep
+from osrm_exp.compose import cell_from, configuration, readable, sweep
 from osrm_exp.identity import identity
 
 
@@ -61,8 +61,30 @@ def test_an_intermediate_task_is_part_of_a_digest(cell):
 
 
 def test_a_trainer_has_no_option_that_could_change_a_number(configured):
-    with pytest.raises(ValueError, match=r"trainer\.devices is not an option.*accelerator"):
-        cell_from(configured("roberta", "+trainer.devices=2"))
+    with pytest.raises(ValueError, match=r"trainer\.precision is not an option.*accelerator"):
+        cell_from(configured("roberta", "+trainer.precision=16"))
+    alone, several = configured("roberta"), configured("roberta", "trainer=ddp")
+    assert several["trainer"]["devices"] == 2
+    assert cell_from(several).digest == cell_from(alone).digest
+
+
+@pytest.mark.parametrize(
+    "path", ["a folder", "groß", "a(b)", "a=b", "a#b", "it's ä", "Läufe/großer Speicher (neu)"]
+)
+def test_a_path_may_be_called_anything(path):
+    assert configuration([f"paths.store={path}"])["paths"]["store"] == path
+    assert configuration([readable(f"paths.store={path}")])["paths"]["store"] == path
+
+
+def test_what_hydra_reads_is_left_as_it_is():
+    for one in ("seed=1,2", "merge.grid={a: [1]}", "~rank", "-m", "--config-dir=ä", "+a='ä b'"):
+        assert readable(one) == one
+
+
+@pytest.mark.parametrize("key", ["study", "names.init", "names.merge"])
+def test_no_name_leads_out_of_its_folder(configured, key):
+    with pytest.raises(ValueError, match=rf"{key}: '../../evil' cannot name a file"):
+        cell_from(configured("roberta", f"{key}='../../evil'"))
 
 
 def test_a_spelling_is_no_part_of_an_address(configured):

@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from osrm_exp.adapter import read_adapter, write_adapter
 from osrm_exp.artifacts.peft_factors import minus
 from osrm_exp.artifacts.start import Start, begin, network, rows_of
 from osrm_exp.artifacts.workshop import Workshop
+from osrm_exp.identity import check_unchanged
 from osrm_exp.spec import FineTune, Given
 from osrm_exp.store import resume
 from osrm_exp.tasks import data
+from osrm_exp.training import ranks
 from osrm_exp.training.callbacks import InitializeLora
 from osrm_exp.training.history import History, replay
 from osrm_exp.training.module import LoraFineTuning
@@ -36,17 +39,30 @@ def build(spec: FineTune, folder: Path, workshop: Workshop) -> None:
     Beside it lie `training.json` and `start.safetensors`, every module's initial `A`. A logger that
     waits for the curve is told it meanwhile.
     """
+    if spec.intermediate:
+        workshop.store.get(spec.intermediate, workshop)  # before anything is drawn
+    if workshop.devices > 1:
+        alone = replace(workshop, logger=None)  # the logger is told the curve afterwards
+        ranks.run(workshop.devices, _build, spec, folder, alone)
+    else:
+        _build(spec, folder, workshop)
+        workshop.untold.discard(spec.digest)
+    check_unchanged(spec.model, spec.task)
+
+
+def _build(spec: FineTune, folder: Path, workshop: Workshop) -> None:
     with quiet():
-        if spec.intermediate:
-            workshop.store.get(spec.intermediate, workshop)  # before anything is drawn
         pl.seed_everything(spec.seed, verbose=False)
         module = LoraFineTuning(network(spec), spec.task, spec.tuning)
         start = begin(spec, module.net, module.lora_layers(), workshop)
-        save_file(start.A, folder / "start.safetensors")
-        history = _fit(spec, module, InitializeLora(start.A, spec.init.freeze), folder, workshop)
-        _save(spec, module, start, folder)
-        (folder / "training.json").write_text(json.dumps(history, indent=2))
-        workshop.untold.discard(spec.digest)
+        initialize = InitializeLora(start.A, spec.init.freeze)
+        trainer, history = _fit(spec, module, initialize, folder, workshop)
+        if ranks.first():
+            said = _restored(trainer, module, folder)
+            save_file(start.A, folder / "start.safetensors")
+            _save(spec, module, start, folder)
+            said |= {"select": spec.select, "epochs": history.epochs, "curve": history.curve}
+            (folder / "training.json").write_text(json.dumps(said, indent=2))
 
 
 def curve(spec: FineTune | Given, folder: Path, workshop: Workshop) -> dict[str, Any]:
@@ -69,17 +85,18 @@ def read_start(folder: Path) -> dict[str, Tensor]:
 def _fit(
     spec: FineTune, module: LoraFineTuning, initialize: pl.Callback, folder: Path,
     workshop: Workshop,
-) -> dict[str, Any]:  # fmt: skip
+) -> tuple[pl.Trainer, History]:  # fmt: skip
     left = resume(folder)  # by an earlier attempt, from which this one goes on
     best = ModelCheckpoint(left, "best", monitor="headline", mode="max", save_weights_only=True)
     last = ModelCheckpoint(left, "last", save_on_train_epoch_end=True)
     history = History()
     trainer = pl.Trainer(
-        accelerator=workshop.accelerator, devices=1, max_epochs=spec.tuning.epochs,
+        accelerator=workshop.accelerator, devices=workshop.devices, max_epochs=spec.tuning.epochs,
         gradient_clip_val=spec.tuning.clip,
         logger=(spec.digest in workshop.untold and workshop.logger) or False,
         callbacks=[initialize, history, best, last], num_sanity_val_steps=0, log_every_n_steps=10,
         enable_model_summary=False, enable_progress_bar=workshop.progress,
+        strategy="ddp" if workshop.devices > 1 else "auto", use_distributed_sampler=False,
         plugins=[LightningEnvironment()],  # under Slurm too: nothing requeues behind our back
     )  # fmt: skip
     loader = data.TaskDataModule(
@@ -94,13 +111,18 @@ def _fit(
         raise KeyboardInterrupt from None
     if trainer.interrupted:
         raise KeyboardInterrupt
+    return trainer, history
+
+
+def _restored(trainer: pl.Trainer, module: LoraFineTuning, folder: Path) -> dict[str, Any]:
+    """Puts the best epoch into the module; which it is, and its score."""
+    best: Any = trainer.checkpoint_callbacks[0]
     kept = torch.load(best.best_model_path, weights_only=True)
     if unknown := module.load_state_dict(kept["state_dict"], strict=False).unexpected_keys:
         raise RuntimeError(f"the best checkpoint holds unknown tensors: {unknown}")
-    shutil.rmtree(left)
+    shutil.rmtree(resume(folder))
     score = float(best.state_dict()["best_model_score"])
-    said = {"headline": score, "epoch": kept["epoch"], "select": spec.select}
-    return {**said, "epochs": history.epochs, "curve": history.curve}
+    return {"headline": score, "epoch": kept["epoch"]}
 
 
 def _save(spec: FineTune, module: LoraFineTuning, start: Start, folder: Path) -> None:

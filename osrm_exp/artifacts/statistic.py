@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts.workshop import Workshop
+from osrm_exp.identity import check_unchanged
 from osrm_exp.lazy import Lazy
 from osrm_exp.model import adapted_modules, applied, load_backbone, new_heads
 from osrm_exp.spec import Statistic
@@ -48,6 +49,7 @@ def build(spec: Statistic, folder: Path, workshop: Workshop) -> None:
         if not tensor.isfinite().all():
             raise ValueError(f"the {spec.label} of {name} is not finite")
     _write(found, folder)
+    check_unchanged(spec.model, spec.task)
 
 
 def _write(found: dict[str, Tensor], folder: Path) -> None:

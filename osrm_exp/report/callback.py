@@ -26,6 +26,7 @@ class Report(Callback):
 
     failed = 0
     cells: Cells = []
+    next = 0.0  # when this process may look again how far its sweep is
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweeper, typed = config.hydra.sweeper, config.hydra.overrides.task
@@ -41,8 +42,11 @@ class Report(Callback):
         status = read_status(Path(config.hydra.runtime.output_dir) / "status.json")
         if status["outcome"] == "failed":
             log.error("failed: %s: %s", _own(status["overrides"], self.shared), status["reason"])
-        found = _statuses(Path(config.hydra.sweep.dir))
-        log.info("%s", progress([s["outcome"] for s in found], self.total, self.start))
+        if (begin := time.monotonic()) >= Report.next:
+            found = _statuses(Path(config.hydra.sweep.dir))
+            log.info("%s", progress([s["outcome"] for s in found], self.total, self.start))
+            now = time.monotonic()
+            Report.next = now + 20 * (now - begin)  # of ten thousand cells it takes a while
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         self._finish(config, Path(config.hydra.sweep.dir), len(Report.cells))
@@ -96,7 +100,8 @@ def progress(outcomes: list[str], total: int, start: float) -> str:
 
 
 def _statuses(folder: Path) -> list[dict[str, Any]]:
-    return [read_status(file) for file in sorted(folder.rglob("status.json"))]
+    files = (*folder.glob("status.json"), *folder.glob("*/status.json"))
+    return [read_status(file) for file in sorted(files)]
 
 
 def _write(results: Path, *, draw: bool) -> str | None:

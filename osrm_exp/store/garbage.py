@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -99,7 +100,7 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
 def _kept(found: Mapping[str, Mapping[str, Any]], named: set[str]) -> set[str]:
     direct = _direct(found, named)
     kept = _with_needs(direct, found)
-    subjects = [_subject(found[place]) for place in kept & set(found)]
+    subjects = {_subject(found[place]) for place in kept & set(found)}
     kinds = {_kind(place) for place in direct}
     return kept | {
         place for place, of in found.items()
@@ -126,5 +127,6 @@ def _kind(place: str) -> str:
     return place.partition("/")[0]
 
 
-def _subject(found: Mapping[str, Any]) -> tuple[Any, Any]:
-    return found["inputs"].get("model"), found["inputs"].get("task")
+def _subject(found: Mapping[str, Any]) -> str:
+    """The model and the task that a product is of."""
+    return json.dumps([found["inputs"].get(key) for key in ("model", "task")], sort_keys=True)

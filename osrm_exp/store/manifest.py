@@ -30,7 +30,7 @@ def write(folder: Path, artifact: Any, place: str) -> None:
         "files": files,
         "content": _content(files),
         "code": _code(),
-        "libraries": {"python": platform.python_version(), **{n: version(n) for n in LIBRARIES}},
+        "libraries": _libraries(),
     }
     (folder / NAME).write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
@@ -101,6 +101,11 @@ def _needs(value: Any) -> Iterator[Any]:
         if hasattr(part, "build"):
             yield part
         yield from _needs(part)
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 @cache

@@ -17,6 +17,7 @@ from osrm_exp.model import load_tokenizer
 from osrm_exp.spec import Model, Task
 from osrm_exp.tasks.prompts import Batch, Example, Row
 from osrm_exp.tasks.rows import doubts, rows_of
+from osrm_exp.training.ranks import share
 
 log = logging.getLogger("osrm_exp")
 
@@ -103,7 +104,10 @@ def drawn(task: Task, split: str) -> list[Row]:
 
 
 class TaskDataModule(pl.LightningDataModule):
-    """Batches of one task: shuffled and bucketed by length for training, in order for scoring."""
+    """Batches of one task: shuffled and bucketed by length for training, in order for scoring.
+
+    Every rank of a training on several devices deals the same batches and takes its share of each.
+    """
 
     def __init__(self, data: TaskData, *, batch_size: int, select: str, seed: int) -> None:
         super().__init__()
@@ -117,12 +121,17 @@ class TaskDataModule(pl.LightningDataModule):
             rows,
             batch_size=self.batch_size,
             sampler=self.sampler,
-            collate_fn=self.data.collate,
+            collate_fn=lambda examples: self._share(self.data.collate(examples)),
         )
 
     def val_dataloader(self) -> DataLoader:
-        batches: Any = self.data.batches(self.select, 4 * self.batch_size)
+        whole = self.data.batches(self.select, 4 * self.batch_size)
+        batches: Any = [self._share(batch) for batch in whole]
         return DataLoader(batches, batch_size=None)
+
+    def _share(self, batch: Batch) -> dict[str, Any]:
+        trainer: Any = self.trainer
+        return share(batch, trainer.global_rank, trainer.world_size)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Where the order of rows stands, for a fine-tuning that goes on."""

@@ -53,7 +53,8 @@ class History(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:  # fmt: skip
-        self.losses.append(float(outputs["loss"]))
+        loss: Any = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")  # of all ranks
+        self.losses.append(float(loss))
         if trainer.global_step % trainer.log_every_n_steps == 0:
             self._tell(trainer, {f"{pl_module.task.name}/loss": self.losses[-1]})
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from osrm_exp.spec import Task, Tuning
+from osrm_exp.training.ranks import gathered
 
 
 class LoraFineTuning(pl.LightningModule):
@@ -37,23 +38,25 @@ class LoraFineTuning(pl.LightningModule):
     def on_train_start(self) -> None:
         self.net.train()  # `from_pretrained` leaves eval mode on, and Lightning keeps what it finds
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        kind = self.task.kind
-        loss = kind.loss(*kind.forward(self.net, batch))
+    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
+        kind, weight = self.task.kind, batch.pop("weight", 1.0)
+        loss = weight * kind.loss(*kind.forward(self.net, batch))
         if not torch.isfinite(loss):
             raise ValueError(
                 f"{self.task.name}: the training loss is {loss.item()} at step {self.global_step} "
                 f"with tuning.lr={self.tuning.lr}; a lower tuning.lr helps"
             )
-        self.log(f"{self.task.name}/loss", loss, prog_bar=True, logger=False)
+        self.log(f"{self.task.name}/loss", loss, prog_bar=True, logger=False, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        kind = self.task.kind
-        self.outputs.append(kind.keep(*kind.forward(self.net, batch)))
+    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        kind, weight = self.task.kind, batch.pop("weight", 1.0)
+        kept = kind.keep(*kind.forward(self.net, batch))
+        if weight:
+            self.outputs.append(kept)
 
     def on_validation_epoch_end(self) -> None:
-        outputs, labels = (torch.cat(parts) for parts in zip(*self.outputs))
+        outputs, labels = (torch.cat(parts) for parts in zip(*gathered(self.outputs)))
         self.outputs.clear()
         values, headline = self.task.kind.watch(self.task, outputs, labels)
         named = {f"{self.task.name}/{name}": value for name, value in values.items()}
