@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,15 +22,19 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from osrm_exp import needs
 from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Result
 from osrm_exp.model import adapted_modules, check_fit, heads_of, skeleton
+from osrm_exp.search.coefficients import layers_of
+from osrm_exp.search.family import Tensors
+from osrm_exp.search.history import History
+from osrm_exp.search.problem import Point, Problem
 from osrm_exp.spec import Cell, Merge, Need
 from osrm_exp.tasks.kinds import classification
 from osrm_exp.tasks.metrics import metrics_of
 
-MODULES = [f"bert.encoder.layer.0.attention.self.{name}" for name in ("query", "value")]
-TOKENS, ROWS = 8, 3
+TOKENS, ROWS, TRIED = 8, 3, 2
 
 
 @dataclass(frozen=True)
@@ -46,24 +52,31 @@ class _Rows:
 
 
 class Stage:
-    """The bench of a rehearsal: as many tasks as the cell has, on a tiny BERT."""
+    """The bench of a rehearsal: as many tasks as the cell has, on a tiny BERT of so many layers."""
 
     batch_size = ROWS
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, layers: int) -> None:
+        self.cell = cell
+        self.modules = [
+            f"bert.encoder.layer.{layer}.attention.self.{name}"
+            for layer in range(layers) for name in ("query", "value")
+        ]  # fmt: skip
         self.rank = cell.tuning.lora.r
         self.width = 2 * self.rank + 2
         config = BertConfig(
-            vocab_size=30, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
+            vocab_size=30, hidden_size=self.width, num_hidden_layers=layers, num_attention_heads=1,
             intermediate_size=4, max_position_embeddings=TOKENS, eos_token_id=2,
         )  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.net = BertForSequenceClassification(config).eval()
+            self.net = BertForSequenceClassification(config).eval().requires_grad_(False)
         self.tasks = [SimpleNamespace(kind=classification) for _ in cell.tasks]
         self.data = [_Rows(seed) for seed in range(len(cell.tasks))]
-        self.heads: list[dict[str, nn.Module]] = [{} for _ in cell.tasks]
-        self.updates = {module: self._update(number) for number, module in enumerate(MODULES)}
+        self.heads: list[dict[str, nn.Module]] = [
+            {"classifier": self.net.classifier} for _ in cell.tasks
+        ]
+        self.updates = {module: self._update(number) for number, module in enumerate(self.modules)}
 
     def _update(self, number: int) -> LowRank:
         generator = torch.Generator().manual_seed(number)
@@ -73,7 +86,7 @@ class Stage:
 
     def statistic(self, need: Need) -> list[Mapping[str, Tensor]]:
         """What a function of single tasks finds, for every task."""
-        return [need.call(self.net, rows.batches(), MODULES) for rows in self.data]
+        return [need.call(self.net, rows.batches(), self.modules) for rows in self.data]
 
 
 def rehearse(cell: Cell) -> None:
@@ -82,8 +95,8 @@ def rehearse(cell: Cell) -> None:
     Raises:
         ValueError: in one sentence, which part of the config cannot work and why.
     """
-    _parts(cell)
-    stage = Stage(cell)
+    layers = _parts(cell)
+    stage = Stage(cell, layers if cell.search.family else 1)
     for need in cell.diagnostics.values():
         with _told("diagnostics.statistics"):
             stage.statistic(need)
@@ -91,14 +104,16 @@ def rehearse(cell: Cell) -> None:
     _merge(cell.merge, stage, cell)
 
 
-def _parts(cell: Cell) -> None:
-    """Whether the real architecture has the modules and heads that the config names."""
+def _parts(cell: Cell) -> int:
+    """Whether the real architecture has the modules and heads that the config names; how many of
+    its layers are adapted."""
     for task in cell.tasks:
         metrics_of(task)
     net = skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
-    adapted_modules(net, cell.model, cell.tuning.lora.blocks, cell.tuning.lora.r)
+    adapted = adapted_modules(net, cell.model, cell.tuning.lora.blocks, cell.tuning.lora.r)
     heads_of(net, cell.model)
     check_fit(net, cell.model, cell.tuning.max_length)
+    return len(layers_of(list(adapted)))
 
 
 def _start(cell: Cell, stage: Stage) -> None:
@@ -106,7 +121,7 @@ def _start(cell: Cell, stage: Stage) -> None:
     for keyword, need in cell.init.statistics.items():
         need.call.check(f"init.statistics.{keyword}", 3)
         with _told(f"init.statistics.{keyword}"):
-            own, *others = [found[MODULES[0]] for found in stage.statistic(need)]
+            own, *others = [found[stage.modules[0]] for found in stage.statistic(need)]
             statistics[keyword] = own if need.tasks == "own" else torch.stack(others)
     with _told("init"):
         row_norm(torch.ones(1, 1), cell.init.row_norm)
@@ -129,7 +144,9 @@ def _merge(merge: Merge, stage: Stage, cell: Cell) -> None:
             need.call.check(where, 3)
             with _told(where):
                 found = stage.statistic(need)
-                statistics[keyword] = {m: torch.stack([one[m] for one in found]) for m in MODULES}
+                statistics[keyword] = {
+                    m: torch.stack([one[m] for one in found]) for m in stage.modules
+                }
     for settings in _corners(merge):
         with _told(
             f"merge={cell.names['merge']}" + "".join(f" {k}={v}" for k, v in settings.items())
@@ -137,7 +154,65 @@ def _merge(merge: Merge, stage: Stage, cell: Cell) -> None:
             for _ in Result(merge.with_(**settings)(stage.updates, **statistics), cell.rank):
                 pass
     if cell.search.call:
-        cell.search.call.check("search", 2)
+        _search(cell, stage, statistics)
+
+
+def _search(cell: Cell, stage: Stage, statistics: Mapping[str, Any]) -> None:
+    search = cell.search
+    where = "merge.search" if cell.merge.search else "search"
+    assert search.call is not None
+    search.call.check(where, 1)
+    parts = {"family": search.family, "first": search.first, "objective": search.objective}
+    for (name, part), given in zip(parts.items(), (1, 1, 0)):
+        if part:
+            part.call.check(f"{where}.{name}", given)
+    objective = search.objective
+    if objective and objective.split == "tune" and cell.protocol.holdout == 0:
+        raise ValueError(
+            f"{where}.objective.split=tune: protocol.holdout=0 holds no row out: take train, "
+            "or protocol=clean"
+        )
+    with _told(f"{where} of merge={cell.names['merge']}"), TemporaryDirectory() as folder:
+        problem = _Dry(cell, stage, statistics, History(Path(folder)))
+        for _ in Result(problem.family.outcome(problem.settings, problem.family.start).updates):
+            pass
+        if needs.searched(cell):
+            if not problem.members:
+                raise ValueError(
+                    f"no task of {', '.join(t.name for t in cell.tasks)} has anything to say by "
+                    f"{search.name.split()[-1]}: a regression has one output, whose entropy is 0"
+                )
+            with suppress(_Enough):
+                search.call(problem)
+
+
+class _Enough(Exception):  # noqa: N818 (it is none)
+    """A search has shown that it goes."""
+
+
+class _Dry(Problem):
+    """A search whose candidates cost nothing, and which ends after a few."""
+
+    left = TRIED
+
+    def score(self, point: Point, stop: Any = None) -> float:  # noqa: ARG002
+        self._count()
+        self._known[self._key(point)] = {"score": 0.5}
+        return 0.5
+
+    def tick(self) -> None:
+        self._count()
+
+    def gradient(self, tensors: Tensors, draw: Any) -> dict:  # noqa: ARG002
+        self._count()
+        for tensor in tensors.values():
+            tensor.sum().backward()
+        return {}
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise _Enough
 
 
 def _corners(merge: Merge) -> Iterator[dict[str, Any]]:

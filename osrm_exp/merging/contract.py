@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from osrm_exp.lazy import Lazy
-from osrm_exp.lora import LowRank, Update
+from osrm_exp.lora import Dense, LowRank, Update
 
 SYMMETRIC = 1e-4  # share of a gram's largest entry by which its triangles may differ
 Method = Callable[..., Mapping[str, Update]]
 
 
 def upheld(
-    method: Method, updates: Mapping[str, LowRank], /, *args: Any, **keywords: Any
+    method: Method, updates: Mapping[str, LowRank | Dense], /, *args: Any, **keywords: Any
 ) -> Mapping[str, Update]:
     """`method(updates, ...)` of finite factors, in float32 at least, given back in their dtype.
 
@@ -24,7 +25,7 @@ def upheld(
         ValueError: a factor that is not finite.
     """
     for module, stack in updates.items():
-        _check_factors(module, stack)
+        _check_finite(module, stack)
     precise = {module: _promoted(stack) for module, stack in updates.items()}
     merged = method(precise, *args, **keywords)
     if all(precise[module].dtype == stack.dtype for module, stack in updates.items()):
@@ -32,14 +33,14 @@ def upheld(
     return Lazy(merged, lambda module: merged[module].to(updates[module].dtype))
 
 
-def _promoted(stack: LowRank) -> LowRank:
-    dtype = torch.promote_types(stack.A.dtype, stack.B.dtype)
-    return stack.to(torch.promote_types(dtype, torch.float32))
+def _promoted(stack: LowRank | Dense) -> LowRank | Dense:
+    dtype = reduce(torch.promote_types, (part.dtype for part in stack.parts), torch.float32)
+    return stack.to(dtype)
 
 
-def _check_factors(module: str, stack: LowRank) -> None:
-    for task, (A, B) in enumerate(zip(stack.A, stack.B), 1):
-        if not (A.isfinite().all() and B.isfinite().all()):
+def _check_finite(module: str, stack: LowRank | Dense) -> None:
+    for task, parts in enumerate(zip(*stack.parts), 1):
+        if not all(part.isfinite().all() for part in parts):
             raise ValueError(
                 f"the update of {module} of task {task} holds NaN or infinity: train it again, or "
                 "leave it out"
