@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,16 +28,21 @@ from transformers import (
     PreTrainedModel,
 )
 
+from osrm_exp import needs
 from osrm_exp.adapter import Adapter
 from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Result, stack
 from osrm_exp.model import adapted_modules, check_fit, heads_of, skeleton
+from osrm_exp.search.coefficients import layers_of
+from osrm_exp.search.family import Tensors
+from osrm_exp.search.history import History
+from osrm_exp.search.problem import Point, Problem
 from osrm_exp.spec import Cell, Merge, Need
 from osrm_exp.tasks.kinds import causal, classification
 from osrm_exp.tasks.metrics import metrics_of
 from osrm_exp.tasks.prompts import UNCOUNTED
 
-TOKENS, ROWS, WORDS = 8, 3, 30
+TOKENS, ROWS, WORDS, TRIED = 8, 3, 30, 2
 
 
 @dataclass(frozen=True)
@@ -57,29 +64,32 @@ class _Rows:
 
 class Stage:
     """The bench of a rehearsal: as many tasks as the cell has, on a tiny BERT or, where they are
-    written, a tiny Llama."""
+    written, a tiny Llama, of so many layers."""
 
     batch_size = ROWS
 
-    def __init__(self, cell: Cell, ranks: Sequence[int]) -> None:
+    def __init__(self, cell: Cell, ranks: Sequence[int], layers: int) -> None:
+        self.cell = cell
         self.rank, self.ranks = cell.tuning.lora.r, ranks
         self.width = 2 * max(ranks) + 2
         writes = cell.tasks[0].writes
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.net = self._network(writes).eval()
+            self.net = self._network(writes, layers).eval().requires_grad_(False)
         ends = ("q_proj", "v_proj") if writes else ("query", "value")
         self.modules = [name for name, _ in self.net.named_modules() if name.endswith(ends)]
         kind = causal if writes else classification
         self.tasks = [SimpleNamespace(kind=kind) for _ in cell.tasks]
         self.data = [_Rows(seed, writes) for seed in range(len(cell.tasks))]
-        self.heads: list[dict[str, nn.Module]] = [{} for _ in cell.tasks]
+        head = {} if writes else {"classifier": self.net.classifier}
+        self.heads: list[dict[str, nn.Module]] = [dict(head) for _ in cell.tasks]
         self.updates = {module: self._update(number) for number, module in enumerate(self.modules)}
 
-    def _network(self, writes: bool) -> PreTrainedModel:
+    def _network(self, writes: bool, layers: int) -> PreTrainedModel:
         size = dict(
-            vocab_size=WORDS, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
-            intermediate_size=4, max_position_embeddings=TOKENS, eos_token_id=2,
+            vocab_size=WORDS, hidden_size=self.width, num_hidden_layers=layers,
+            num_attention_heads=1, intermediate_size=4, max_position_embeddings=TOKENS,
+            eos_token_id=2,
         )  # fmt: skip
         if writes:
             return LlamaForCausalLM(LlamaConfig(**size))
@@ -105,8 +115,9 @@ def rehearse(cell: Cell, given: Mapping[str, Adapter] = {}) -> None:
     Raises:
         ValueError: in one sentence, which part of the config cannot work and why.
     """
-    _parts(cell)
-    stage = Stage(cell, [_rank(cell, task.name, given) for task in cell.tasks])
+    layers = _parts(cell)
+    ranks = [_rank(cell, task.name, given) for task in cell.tasks]
+    stage = Stage(cell, ranks, layers if cell.search.family else 1)
     for need in cell.diagnostics.values():
         with _told("diagnostics.statistics"):
             stage.statistic(need)
@@ -120,18 +131,20 @@ def _rank(cell: Cell, task: str, given: Mapping[str, Adapter]) -> int:
     return cell.tuning.of(task).lora.r
 
 
-def _parts(cell: Cell) -> None:
+def _parts(cell: Cell) -> int:
     """Whether the real architecture has the modules and heads that the config names, also where a
-    task or the arm of the heads has settings of its own."""
+    task or the arm of the heads has settings of its own; how many of its layers are adapted."""
     for task in cell.tasks:
         metrics_of(task)
     net = skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
     heads_of(net, cell.model)
     arms = [cell.tuning, *([cell.heads.tuning] if cell.heads else [])]
     own = [arm.of(task.name) for arm in arms for task in cell.tasks]
+    found: set[str] = set()
     for tuning in dict.fromkeys([*arms, *own]):
-        adapted_modules(net, cell.model, tuning.lora.blocks, tuning.lora.r)
+        found |= set(adapted_modules(net, cell.model, tuning.lora.blocks, tuning.lora.r))
         check_fit(net, cell.model, tuning.max_length)
+    return len(layers_of(list(found)))
 
 
 def _start(cell: Cell, stage: Stage) -> None:
@@ -172,7 +185,65 @@ def _merge(merge: Merge, stage: Stage, cell: Cell) -> None:
             for _ in Result(merge.with_(**settings)(stage.updates, **statistics), cell.rank):
                 pass
     if cell.search.call:
-        cell.search.call.check("search", 2)
+        _search(cell, stage, statistics)
+
+
+def _search(cell: Cell, stage: Stage, statistics: Mapping[str, Any]) -> None:
+    search = cell.search
+    where = "merge.search" if cell.merge.search else "search"
+    assert search.call is not None
+    search.call.check(where, 1)
+    parts = {"family": search.family, "first": search.first, "objective": search.objective}
+    for (name, part), given in zip(parts.items(), (1, 1, 0)):
+        if part:
+            part.call.check(f"{where}.{name}", given)
+    objective = search.objective
+    if objective and objective.split == "tune" and cell.protocol.holdout == 0:
+        raise ValueError(
+            f"{where}.objective.split=tune: protocol.holdout=0 holds no row out: take train, "
+            "or protocol=clean"
+        )
+    with _told(f"{where} of merge={cell.names['merge']}"), TemporaryDirectory() as folder:
+        problem = _Dry(cell, stage, statistics, History(Path(folder)))
+        for _ in Result(problem.family.outcome(problem.settings, problem.family.start).updates):
+            pass
+        if needs.searched(cell):
+            if not problem.members:
+                raise ValueError(
+                    f"no task of {', '.join(t.name for t in cell.tasks)} has anything to say by "
+                    f"{search.name.split()[-1]}: a regression has one output, whose entropy is 0"
+                )
+            with suppress(_Enough):
+                search.call(problem)
+
+
+class _Enough(Exception):  # noqa: N818 (it is none)
+    """A search has shown that it goes."""
+
+
+class _Dry(Problem):
+    """A search whose candidates cost nothing, and which ends after a few."""
+
+    left = TRIED
+
+    def score(self, point: Point, stop: Any = None) -> float:  # noqa: ARG002
+        self._count()
+        self._known[self._key(point)] = {"score": 0.5}
+        return 0.5
+
+    def tick(self) -> None:
+        self._count()
+
+    def gradient(self, tensors: Tensors, draw: Any) -> dict:  # noqa: ARG002
+        self._count()
+        for tensor in tensors.values():
+            tensor.sum().backward()
+        return {}
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise _Enough
 
 
 def _corners(merge: Merge) -> Iterator[dict[str, Any]]:

@@ -113,7 +113,8 @@ def test_an_empty_split_is_named_and_an_odd_one_is_told_once(cell, monkeypatch, 
     ("override", "sentence"),
     [("dataset.only=[cola,cola]", "name every task once"), ("dataset.only=[]", "null takes all"),
      ("dataset.only=3", r"only names \[3\]"), ("+dataset.source=x", "source is not an option"),
-     ("dataset.tasks.cola.text=[]", "at least 1"), ("dataset.tasks.cola.text=[a,b,c]", "text names 3"),
+     ("dataset.tasks.cola.text=[]", "at least 1"),
+     ("dataset.tasks.cola.text=[a,b,c]", "text names 3"),
      ("dataset.tasks.cola.labels=[one]", "at least 2"), ("dataset.tasks.cola=null", "text")],
 )  # fmt: skip
 def test_a_suite_that_makes_no_sense_is_refused(cell, override, sentence):
