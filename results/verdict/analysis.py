@@ -193,8 +193,8 @@ def prediction(table: pd.DataFrame) -> dict[str, float]:
 
 def main() -> None:
     rows = whole(read_rows(MAIN))
-    if rows.empty:
-        raise SystemExit(f"{MAIN}/rows holds no whole seed yet")
+    if rows.seed.nunique() < 2:
+        raise SystemExit(f"{MAIN}/rows holds less than two whole seeds: no interval from one")
     cells, searches = set(rows.cell), read_rows(MAIN, "searches")
     diagnostics = read_rows(MAIN, "diagnostics")
     diagnostics = diagnostics[diagnostics.seed.isin(rows.seed) & diagnostics.init.isin(ARMS)]
