@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from osrm_exp import CONF, needs, pipeline
 from osrm_exp.adapter import read_adapter
@@ -12,6 +13,8 @@ from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.fine_tune import read_start
 from osrm_exp.bench import Bench
 from osrm_exp.lora import Result
+from osrm_exp.store import Store
+from osrm_exp.tasks import data
 
 INITS = sorted(file.stem for file in (CONF / "init").glob("*.yaml"))
 
@@ -83,3 +86,40 @@ def test_a_gpu_that_is_not_there_is_one_sentence(workshop, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="no GPU here: trainer=cpu"):
         Workshop(workshop.store, "gpu")
+
+
+def test_a_seed_draws_rows_samples_and_start_and_draws_them_again(cell, tmp_path):
+    drawn, few = {}, ["dataset.only=[cola,stsb]", "dataset.rows={train: 40, validation: 20}"]
+    for name, seed in {"one": 1, "again": 1, "two": 2}.items():
+        chosen = cell(
+            "roberta", "init=osrm", "merge=average", "tuning.epochs=1", *few, f"seed={seed}"
+        )
+        data.load.cache_clear()
+        workshop = Workshop(Store(tmp_path / name), progress=False)
+        scored = pipeline.run(chosen, workshop)
+        wanted = needs.fine_tunes(chosen)
+        files = [workshop.store.folder(one) for one in (*wanted, *needs.of_inits(wanted))]
+        drawn[name] = {
+            "rows": [sorted(one["row"] for one in scored.predictions if one["task"] == task.name)
+                     for task in chosen.tasks],
+            "samples": [load_file(f / "statistic.safetensors") for f in files[len(wanted) :]],
+            "start": [read_start(f) for f in files[: len(wanted)]],
+            "trained": [load_file(f / "adapter_model.safetensors") for f in files[: len(wanted)]],
+            "predictions": scored.predictions, "scores": [r["value"] for r in scored.rows],
+        }  # fmt: skip
+    for what, one in drawn["one"].items():
+        assert _same(one, drawn["again"][what]), what
+    for what in ("rows", "samples", "start", "trained"):
+        pairs = zip(drawn["one"][what], drawn["two"][what], strict=True)
+        assert not any(_same(one, two) for one, two in pairs), what
+
+
+def _same(one, other):
+    """Equal, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
