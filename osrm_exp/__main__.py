@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import secrets
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, nullcontext
+from errno import EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,11 @@ from omegaconf.errors import OmegaConfBaseException
 from osrm_exp import CONF, needs, searchpath, signals
 from osrm_exp.compose import cell_from, ordered, plain, readable
 from osrm_exp.identity import unpinned
-from osrm_exp.report.callback import Report
+from osrm_exp.report.callback import Report, summary
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, rows_in, write_rows
 from osrm_exp.spec import Cell
-from osrm_exp.status import told
+from osrm_exp.status import RUN, told
 from osrm_exp.study import check_study
 from osrm_exp.trials import check_scored, scores_of, study
 
@@ -43,6 +45,7 @@ PLUGINS = {
     "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
     "hydra/launcher/ray": 'hydra-ray-launcher "joblib<1.6"',
 }  # what brings these configs
+UNWRITABLE = (EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, EPERM, EROFS)
 WANTS_TRACE = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -148,7 +151,7 @@ def main() -> None:
         with signals.one_sentence("nothing was written"):
             return merge(sys.argv[2:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to us instead of printing frames
-    os.environ["OSRM_EXP_RUN"] = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
+    os.environ[RUN] = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(4)}"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("huggingface_hub").propagate = False  # it prints by itself
     with signals.one_sentence():
@@ -172,7 +175,12 @@ def _hydra() -> None:
         what = getattr(error, "missing_cfg_file", None)
         lacks = f"{what} is not installed: pip install {PLUGINS[what]}" if what in PLUGINS else ""
         said = lacks or sentence(error)
-        sys.exit(f"osrm_exp: {Report.blamed(error)}{said}")
+        if Report.folder and Report.folder.is_dir():
+            summary(Report.folder, len(Report.cells))
+        # what a cell writes elsewhere is told by the cell: these are Hydra's files, and its status
+        unwritten = isinstance(error, OSError) and error.errno in UNWRITABLE
+        way_out = "; paths.logs=DIR takes another folder for the logs" if unwritten else ""
+        sys.exit(f"osrm_exp: {Report.blamed(error)}{said}{way_out}")
     except BrokenExecutor:
         sys.exit(
             "osrm_exp: a worker process was killed, most likely for want of memory; the same "

@@ -103,7 +103,11 @@ def checked(config: Mapping[str, Any], where: str) -> LoraFields:
 
 def _check_harmless(config: Mapping[str, Any], where: str) -> None:
     for field, value in config.items():
-        if field not in HARMLESS and value not in OFF and (field, value) != ("bias", "none"):
+        off = (field, value) == ("bias", "none") or any(
+            value == one and type(value) is type(one)
+            for one in OFF  # 0 is a number, not False
+        )
+        if field not in HARMLESS and not off:
             raise ValueError(
                 f"{where}: {_short(f'{field}={value!r}')} is not known to leave B A the whole "
                 "update; train a plain LoRA without it, or fold the adapter into its base model "

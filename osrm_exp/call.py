@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 from pydantic import PositiveInt, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -69,6 +70,8 @@ class Call(Record):
             name = self.name.partition(":")[2]
             raise ValueError(f"{where} {name}: {error}; {takes}") from None
         for option, value in self.options.items():
+            if not _finite(value):
+                raise ValueError(f"{where}.{option} is not finite (got {value!r}): give a number")
             _check_type(f"{where}.{option}", value, _hint(self.function, option))
 
 
@@ -99,6 +102,15 @@ def _hint(function: Callable[..., Any], option: str) -> Any:
         return eval(declared, inner.__globals__) if isinstance(declared, str) else declared
     except NameError:  # a name that only type checkers import
         return Any
+
+
+def _finite(value: Any) -> bool:
+    """Whether all numbers in a value are: the rest of a config is checked by its record."""
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or isfinite(value)
 
 
 def _check_type(where: str, value: Any, hint: Any) -> None:

@@ -29,6 +29,7 @@ from osrm_exp.compose import cell_from, configuration, sweep
 from osrm_exp.report.rows import is_done, rows_file, rows_in
 from osrm_exp.store.lock import Lock
 
+RUN = "OSRM_EXP_RUN"  # names the command that a job belongs to, also where its log folder is shared
 STATES = ("ok", "failed", "running", "interrupted", "missing")
 Overrides = tuple[str, ...]
 
@@ -40,6 +41,7 @@ def told(folder: Path, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     start = time.perf_counter()
     status: dict[str, Any] = {"outcome": "running", "overrides": list(overrides)}
     status |= {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    status["run"] = os.environ.get(RUN)
     with Lock(folder / "status.held").held():
         _write(folder, status)
         status["outcome"] = "interrupted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,15 @@ def cell(configured):
 @pytest.fixture
 def workshop(tmp_path) -> Workshop:
     return Workshop(Store(tmp_path / "store"), progress=False)
+
+
+@pytest.fixture
+def command(checkpoints, suite, tmp_path):
+    """The command line of a tiny cell, its store, results and logs under `tmp_path`."""
+    tiny = [
+        "dataset=glue", "dataset.only=[cola,sst2]", "tuning.epochs=1", "tuning.batch_size=16",
+        "tuning.max_length=32", "tuning.lora.r=2", "protocol.holdout=0.2", "model=roberta_large",
+    ]  # fmt: skip
+    paths = [f"model.path={checkpoints['roberta']}", f"dataset.path={suite}"]
+    paths += [f"paths.{k}={tmp_path / k}" for k in ("store", "results", "logs")]
+    return [sys.executable, "-m", "osrm_exp", *tiny, *paths]

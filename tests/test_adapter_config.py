@@ -37,10 +37,11 @@ def test_harmless_fields_pass(field, value):
         "megatron_config": {"tp": 2}, "use_bdlora": {"nblocks": 2}, "kasa_config": {"beta": 1.0},
         "velora_config": {"scale": 1.0}, "arrow_config": {"top_k": 2}, "enable_lora": [True, False],
         "monteclora_config": {}, "from_a_later_release": 1,
+        "from_a_still_later_one": 0.0,
     }.items(),
 )  # fmt: skip
 def test_a_field_that_is_not_known_to_be_harmless_is_refused(field, value):
-    value = value or {"x": 1}
+    value = {"x": 1} if value == {} else value
     with pytest.raises(ValueError, match=f"^here: {field}=.*merge_and_unload") as caught:
         checked({**PLAIN, field: value}, "here")
     assert "\n" not in str(caught.value)

@@ -1,6 +1,9 @@
 import pytest
 
 from osrm_exp.call import Call, split
+from osrm_exp.merging import merge
+from osrm_exp.record import build
+from osrm_exp.spec import Merge
 
 OPTIONS = {"space": "delta", "scaling": 0.3}
 
@@ -58,3 +61,19 @@ def test_options_need_a_function_and_hold_none():
         split({"_target_": None, "x": 1}, ())
     with pytest.raises(ValueError, match="x holds a _target_ of its own"):
         split({"_target_": "a.b", "x": [{"_target_": "os.system"}]}, ())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("-inf")]])
+def test_a_number_that_is_none_is_refused_wherever_a_method_is_called(value):
+    with pytest.raises(ValueError, match=r"merge\.scaling is not finite"):
+        merge("task_arithmetic", [], scaling=value)
+    with pytest.raises(ValueError, match=r"merge\.grid\.scaling is not finite"):
+        build(
+            Merge,
+            {
+                "_target_": "osrm_exp.merging.task_arithmetic",
+                "scaling": 1.0,
+                "grid": {"scaling": [0.5, value]},
+            },
+            "",
+        ).check()

@@ -13,18 +13,6 @@ import pytest
 from osrm_exp import CONF
 from osrm_exp.report.rows import read_rows
 
-TINY = [
-    "dataset=glue", "dataset.only=[cola,sst2]", "tuning.epochs=1", "tuning.batch_size=16",
-    "tuning.max_length=32", "tuning.lora.r=2", "protocol.holdout=0.2", "model=roberta_large",
-]  # fmt: skip
-
-
-@pytest.fixture
-def command(checkpoints, suite, tmp_path):
-    paths = [f"model.path={checkpoints['roberta']}", f"dataset.path={suite}"]
-    paths += [f"paths.{k}={tmp_path / k}" for k in ("store", "results", "logs")]
-    return [sys.executable, "-m", "osrm_exp", *TINY, *paths]
-
 
 def run(command, *overrides, **options):
     return subprocess.run(
@@ -148,6 +136,8 @@ def test_a_sweep_that_loses_everything_says_so(command, tmp_path, what):
     if what == "results":
         assert "2 cells: 0 finished, 0 skipped, 2 failed" in swept.stdout
         assert "paths.results=DIR takes another folder" in swept.stdout
+    else:
+        assert "paths.logs=DIR takes another folder for the logs" in swept.stderr
     assert not list(tmp_path.glob("store/FineTune/[!.]*"))  # seen before the work
 
 

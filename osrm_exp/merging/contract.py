@@ -77,6 +77,12 @@ def checked(kind: str, module: str, given: Tensor, *expected: int) -> Tensor:
             raise ValueError(
                 f"the {kind} of {module} of task {task} holds NaN or infinity: collect it again"
             )
+        squares = values.diagonal() if "gram" in kind else values
+        if (squares < 0).any():
+            raise ValueError(
+                f"the {kind} of {module} of task {task} holds {squares.min():.3g}, and a mean of "
+                "squares is never negative: collect it again"
+            )
         if "gram" in kind and (values - values.mT).abs().max() > SYMMETRIC * values.abs().max():
             raise ValueError(
                 f"the {kind} of {module} of task {task} is not symmetric: give X.T @ X of inputs X"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from osrm_exp.compose import configuration, points
-from osrm_exp.status import read_status
+from osrm_exp.status import RUN, read_status
 
 log = logging.getLogger("osrm_exp")
 OUTCOMES = ("finished", "skipped", "failed")
@@ -26,11 +27,13 @@ class Report(Callback):
 
     failed = 0
     cells: Cells = []
+    folder: Path | None = None  # of a sweep's logs
     next = 0.0  # when this process may look again how far its sweep is
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweeper, typed = config.hydra.sweeper, config.hydra.overrides.task
         Report.cells = [] if "n_trials" in sweeper else list(points(sweeper.params, typed))
+        Report.folder = Path(config.hydra.sweep.dir)
         self.total = sweeper.get("n_trials", len(Report.cells))
         self.shared = _shared(Report.cells)
         self.start = time.time()  # the callback itself goes to the workers
@@ -56,23 +59,18 @@ class Report(Callback):
 
     def _finish(self, config: DictConfig, folder: Path, total: int) -> None:
         Report.failed = 1  # Hydra swallows what a callback raises: until all is well it is not
-        found, results = _statuses(folder), Path(config.paths.results)
+        results = Path(config.paths.results)
         if config.note:
             print(f"\n{config.note}\n")
-        count = {k: [s for s in found if s["outcome"] == k] for k in OUTCOMES}
-        problem = _write(results, draw=bool(count["finished"]))
-        lost = max(total, len(found)) - sum(map(len, count.values()))
-        said = [f"{len(count[k])} {k}" for k in OUTCOMES] + ([f"{lost} lost"] if lost else [])
-        print(f"\n{max(total, len(found))} cells: {', '.join(said)}")
-        shared = _shared([tuple(s["overrides"]) for s in found])
-        for status in count["failed"]:
-            print(f"  failed: {_own(status['overrides'], shared)}: {status['reason']}")
+        finished = any(status["outcome"] == "finished" for status in _statuses(folder))
+        problem = _write(results, draw=finished)
+        bad = summary(folder, total)
         if problem:
             print(f"no tables: {problem}")
         else:
             print(f"tables: {results}/table.{{csv,md,tex}}   rows: {results}/rows/   "
                   f"adapters: {config.paths.store}")  # fmt: skip
-        Report.failed = len(count["failed"]) + lost + bool(problem)
+        Report.failed = bad + bool(problem)
 
     @staticmethod
     def blamed(error: BaseException) -> str:
@@ -88,6 +86,19 @@ class Report(Callback):
         return ""
 
 
+def summary(folder: Path, total: int) -> int:
+    """Prints what became of a command's cells; returns how many failed or left nothing behind."""
+    found = _statuses(folder)
+    count = {k: [s for s in found if s["outcome"] == k] for k in OUTCOMES}
+    lost = max(total, len(found)) - sum(map(len, count.values()))
+    said = [f"{len(count[k])} {k}" for k in OUTCOMES] + ([f"{lost} lost"] if lost else [])
+    print(f"\n{max(total, len(found))} cells: {', '.join(said)}")
+    shared = _shared([tuple(s["overrides"]) for s in found])
+    for status in count["failed"]:
+        print(f"  failed: {_own(status['overrides'], shared)}: {status['reason']}")
+    return len(count["failed"]) + lost
+
+
 def progress(outcomes: list[str], total: int, start: float) -> str:
     """How many cells are done, and how long the others will take if they are like those."""
     done = [one for one in outcomes if one in OUTCOMES]
@@ -100,8 +111,10 @@ def progress(outcomes: list[str], total: int, start: float) -> str:
 
 
 def _statuses(folder: Path) -> list[dict[str, Any]]:
+    """What this command's jobs say of themselves, and no other's in the same folder."""
     files = (*folder.glob("status.json"), *folder.glob("*/status.json"))
-    return [read_status(file) for file in sorted(files)]
+    found = [read_status(file) for file in sorted(files)]
+    return [status for status in found if status.get("run") in (None, os.environ.get(RUN))]
 
 
 def _write(results: Path, *, draw: bool) -> str | None:

@@ -13,6 +13,7 @@ import pandas as pd
 from osrm_exp.report.captions import LOST, RECOVERED, UNKNOWN, caption, legend
 from osrm_exp.report.frame import ORDER, SETUP, Score, by_task, lines
 from osrm_exp.report.scores import scores
+from osrm_exp.report.sealed import in_place
 
 HIDDEN = ["line", "given", "chosen", "kept"]
 SMALLER = ["lost"]  # is better
@@ -126,10 +127,15 @@ def write_tables(results: Path | str, rows: pd.DataFrame, searches: pd.DataFrame
     table = lines(found, searches)
     text, notes = shown(table)
     foot = footnote(found, text, notes)
-    flat(table).to_csv(results / "table.csv", index=False, float_format="%.4f")
-    by_task(found).to_csv(results / "tasks.csv", index=False, float_format="%.4f")
-    (results / "table.md").write_text(f"{markdown(table, text)}\n\n{foot}\n")
-    (results / "table.tex").write_text(latex(table, text, foot, _name(results, found)))
+    texts = {
+        "table.csv": flat(table).to_csv(index=False, float_format="%.4f"),
+        "tasks.csv": by_task(found).to_csv(index=False, float_format="%.4f"),
+        "table.md": f"{markdown(table, text)}\n\n{foot}\n",
+        "table.tex": latex(table, text, foot, _name(results, found)),
+    }
+    for name, content in texts.items():
+        with in_place(results / name) as scratch:  # a full disk leaves the former table whole
+            scratch.write_text(content)
     return f"{text.to_string(index=False)}\n\n{foot}"
 
 

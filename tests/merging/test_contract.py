@@ -114,6 +114,14 @@ def test_a_gram_is_symmetric():
         checked("gram", "w", gram, 3, 3, 3)
 
 
+@pytest.mark.parametrize("kind", ["gram", "output_gram", "fisher"])
+def test_a_mean_of_squares_is_never_negative(kind):
+    given = torch.eye(3).repeat(2, 1, 1)
+    given[1, 2, 2] = -0.5
+    with pytest.raises(ValueError, match=f"the {kind} of w of task 2 holds -0.5, and a mean of sq"):
+        checked(kind, "w", given, 2, 3, 3)
+
+
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [1.0, float("nan")]])
 def test_weights_whose_shares_mean_nothing_are_refused(weights):
     updates = adapters((2, 2))
