@@ -137,12 +137,18 @@ def _parts(cell: Cell) -> int:
     for task in cell.tasks:
         metrics_of(task)
     net = skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
-    heads_of(net, cell.model)
+    heads = heads_of(net, cell.model)
     arms = [cell.tuning, *([cell.heads.tuning] if cell.heads else [])]
     own = [arm.of(task.name) for arm in arms for task in cell.tasks]
     found: set[str] = set()
     for tuning in dict.fromkeys([*arms, *own]):
-        found |= set(adapted_modules(net, cell.model, tuning.lora.blocks, tuning.lora.r))
+        adapted = adapted_modules(net, cell.model, tuning.lora.blocks, tuning.lora.r)
+        if inside := [name for name in adapted if name.startswith(tuple(f"{h}." for h in heads))]:
+            raise ValueError(
+                f"model.heads={list(cell.model.heads)} holds {inside[0]}, which LoRA adapts: a "
+                "head is trained whole, kept by its task and never merged"
+            )
+        found |= set(adapted)
         check_fit(net, cell.model, tuning.max_length)
     return len(layers_of(list(found)))
 

@@ -158,6 +158,7 @@ SMALLER = "{r: 2, lora_alpha: 16, lora_dropout: 0, use_rslora: false, blocks: [q
         (["tuning.intermediate=mnli"], "=mnli, which has one itself"),
         ([f"{STSB}={{intermediate: mnli, lora: {SMALLER}}}"], "may differ in lora_dropout alone"),
         ([f"{STSB}.intermediate=mnli", "init=pissa"], "init.peft=pissa starts from base weights"),
+        (["model.heads=[roberta]"], r"holds .*layer\.0.*query, which LoRA adapts"),
         (["init=osrm", "+init.statistics.others.layer=2"], "others gram: .*'layer'"),
     ],
 )
