@@ -68,5 +68,5 @@ def test_a_number_that_is_none_is_refused_wherever_a_method_is_called(value):
     with pytest.raises(ValueError, match=r"merge\.scaling is not finite"):
         merge("task_arithmetic", [], scaling=value)
     with pytest.raises(ValueError, match=r"merge\.grid\.scaling is not finite"):
-        fields = {"scaling": 1.0, "grid": {"scaling": [0.5, value]}}
+        fields = {"space": "delta", "scaling": 1.0, "grid": {"scaling": [0.5, value]}}
         build(Merge, {"_target_": "osrm_exp.merging.task_arithmetic", **fields}, "").check()
