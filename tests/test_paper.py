@@ -42,10 +42,7 @@ def test_an_experiment_runs_end_to_end_when_tiny(name, shop, tmp_path):
     given = [f"+experiment=paper/{name}", "+scale=tiny", f"paths.store={shop.store.root}"]
     done = set()
     for overrides in cover(list(sweep(given))):
-        config = configuration(overrides)
-        check_study(config)
-        cell = cell_from(config)
-        assert config["paths"]["results"] == f"results/paper/{name}/tiny"
+        cell = cell_from(configuration(overrides))
         outcome = pipeline.run(cell, shop)
         write_rows(tmp_path, cell.digest, outcome.rows)
         assert {r["task"] for r in outcome.rows if r["headline"]} == {t.name for t in cell.tasks}
@@ -154,7 +151,8 @@ def test_one_experiment_and_one_size_a_command(given):
 
 
 def test_an_experiment_may_go_through_models_itself():
-    check_study(configuration(["+experiment=paper/single_task", "model=t5_large"]))
+    for scale in ([], ["+scale=tiny"]):
+        check_study(configuration(["+experiment=paper/single_task", "model=t5_large", *scale]))
 
 
 def test_subsets_take_every_task_as_often():
