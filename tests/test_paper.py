@@ -117,6 +117,7 @@ def test_a_scale_shrinks_model_rows_and_seeds():
     full, small, tiny = (cell_from(configuration(c[0])) for c in cells.values())
     plain = next(iter(sweep(["+experiment=paper/roberta_large"])))
     assert cell_from(configuration(plain)).digest == full.digest
+    assert cell_from(configuration(tiny.overrides[::-1])).digest == tiny.digest  # as a row is read
     assert small.model.name == "minilm" and small.dataset == "glue"
     assert {t.name: t.rows.train for t in small.tasks}["cola"] == 5000
     assert tiny.model.name == "roberta_large" and [t.rows.train for t in tiny.tasks] == [32] * 3
