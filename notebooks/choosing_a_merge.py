@@ -7,7 +7,6 @@
 # %%
 from pathlib import Path
 
-from osrm_exp.report.figures import figures
 from osrm_exp.report.frame import lines
 from osrm_exp.report.paired import UNITS, differences, paired
 from osrm_exp.report.rows import read_rows
@@ -40,17 +39,9 @@ lost.groupby(["merge", "task"], sort=False).lost.mean().unstack().round(1)
 # ## Task by task
 #
 # Bars are merged scores, the line is the task's expert, the dotted line the model without adapters.
-
-# %%
-drawn = {
-    name: picture
-    for name, picture, _ in figures(
-        found, read_rows(root / "results" / "minilm_linear", "searches")
-    )
-}
-drawn["tasks"]
-
-# %% [markdown]
+#
+# ![task by task](../results/minilm_linear/figures/tasks.svg)
+#
 # ## Is one arm better than another? Seed by seed first, then what is drawn
 #
 # Two seeds say little; the interval over seeds says how little.

@@ -13,7 +13,6 @@ import torch
 
 from osrm_exp import inits
 from osrm_exp.diagnostics import tidy
-from osrm_exp.report.interference import interference
 from osrm_exp.report.rows import read_rows
 from osrm_exp.report.scores import scores
 
@@ -63,22 +62,16 @@ pd.DataFrame(
 #
 # ## Trained adapters
 #
-# Task `t`'s adapter (row) on the inputs of task `s` (column), eight GLUE tasks, two seeds.
-
-# %%
-results = root / "results" / "minilm_inits"
-diagnostics = tidy(read_rows(results, "diagnostics"))
-pictures = {name: picture for name, picture, _ in interference(diagnostics)}
-pictures["interference_query"]
-
-# %%
-pictures["interference_value"]
-
-# %% [markdown]
-# ## Where in the network
-
-# %%
-pictures["layers_query"]
+# Task `t`'s adapter (row) on the inputs of task `s` (column), eight GLUE tasks, two seeds;
+# the modules of the queries, then those of the values.
+#
+# ![adapters on each other's inputs, query](../results/minilm_inits/figures/interference_query.svg)
+#
+# ![adapters on each other's inputs, value](../results/minilm_inits/figures/interference_value.svg)
+#
+# Where in the network (queries):
+#
+# ![by depth](../results/minilm_inits/figures/layers_query.svg)
 
 # %% [markdown]
 # ## Does less interference go with a better merge?
@@ -87,6 +80,8 @@ pictures["layers_query"]
 # to their own; the other columns are averages over the eight tasks.
 
 # %%
+results = root / "results" / "minilm_inits"
+diagnostics = tidy(read_rows(results, "diagnostics"))
 end = diagnostics[(diagnostics.stage == "end") & (diagnostics.metric == "response_BA")]
 foreign = end[end.task != end.other].groupby(["init", "seed"]).value.mean()
 own = end[end.task == end.other].groupby(["init", "seed"]).value.mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,19 @@ def _swept(experiment: list[str], group: str, name: str) -> bool:
     return any(f"{group}={name}" in cell for cell in sweep(experiment))
 
 
+@lru_cache
+def _has_sizes(name: str) -> bool:
+    """Whether an experiment keeps the results of its sizes apart."""
+    return Path(configuration([f"+experiment={name}"])["paths"]["results"]).name == "full"
+
+
 def _check_scale(typed: Mapping[str, str]) -> None:
     scale, name = typed["scale"], typed.get("experiment")
     if name is None:
         raise ValueError(
             f"+scale={scale} is the size of an experiment: +experiment=paper/NAME +scale={scale}"
         )
-    whole = configuration([f"+experiment={name}"])["paths"]["results"]
-    if Path(whole).name != "full":  # what has sizes keeps them apart
+    if not _has_sizes(name):
         raise ValueError(
             f"+experiment={name} has one size: +scale={scale} is for conf/experiment/paper"
         )

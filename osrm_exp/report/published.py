@@ -60,11 +60,10 @@ def beside(known: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     pairs = {*zip(found.model, found.dataset)}
     of = [pair in pairs for pair in zip(known.model, known.suite)]
     chosen = known[pd.Series(of, known.index, dtype=bool) & known.trust.ne("wrong")]
-    published = chosen.value.map("{:g}".format)
-    to = chosen.to.map("{:g}".format).where(chosen.to.notna(), "")
-    text = published.where(to == "", published + " to " + to)
+    ranges = zip(chosen.value, chosen.to)
+    text = [f"{low:g}" + (f" to {high:g}" if high == high else "") for low, high in ranges]
     ours = [" / ".join(dict.fromkeys(_ours(table, one))) or "—" for _, one in chosen.iterrows()]
-    return chosen.assign(published=text, ours=pd.Series(ours, chosen.index, dtype=str))[SHOWN]
+    return chosen.assign(published=text, ours=ours)[SHOWN]
 
 
 def _ours(table: pd.DataFrame, known: pd.Series) -> Iterator[str]:
