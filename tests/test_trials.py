@@ -156,7 +156,7 @@ def test_two_scores_need_no_direction_and_take_no_single_one(command, tmp_path):
     assert one.returncode == 1 and "leave the direction out" in one.stderr
     assert not (tmp_path / "store").exists()
     alone = subprocess.run(both, capture_output=True, text=True)
-    assert alone.returncode == 1 and "add -m" in alone.stderr
+    assert alone.returncode == 1 and "a study takes -m" in alone.stdout + alone.stderr
     done = subprocess.run([*both, "-m"], capture_output=True, text=True,
                           env={**os.environ, "TQDM_DISABLE": "1"})  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
