@@ -63,7 +63,8 @@ def summary(rows: pd.DataFrame, cell: str) -> dict[str, float]:
     line = lines(found).set_index("line").loc[first.line]
     told = {name: line[name].mean for name in ("recovered", "kept")}
     told |= _scores(found[found.cell == cell]) | _tuned(own, first) | _cost(first)
-    return {name: float(value) for name, value in told.items() if value == value}
+    known = {name: value for name, value in told.items() if value is not None}
+    return {name: float(value) for name, value in known.items() if value == value}
 
 
 def _with_references(rows: pd.DataFrame, cell: str) -> pd.DataFrame:
@@ -108,11 +109,8 @@ def _tuned(own: pd.DataFrame, first: pd.Series) -> dict[str, float]:
 
 def _cost(first: pd.Series) -> dict[str, float]:
     chosen = {k: v for k, v in first.chosen.items() if isinstance(v, Real)}
-    return {
-        **{f"chosen/{name}": float(value) for name, value in chosen.items()},
-        "cost/merge_seconds": first.merge_seconds,
-        "cost/seconds": first.seconds,
-    }
+    seconds = {f"cost/{name}": first.get(name) for name in ("merge_seconds", "seconds")}
+    return {**{f"chosen/{name}": value for name, value in chosen.items()}, **seconds}
 
 
 def _of(rows: pd.DataFrame, cells: Collection[str]) -> pd.DataFrame:
