@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
-from osrm_exp.compose import cell_from, ordered, plain, readable
+from osrm_exp.compose import STUDY, cell_from, ordered, plain, readable
 from osrm_exp.identity import unpinned
 from osrm_exp.report.callback import Report
 from osrm_exp.report.predictions import write_predictions
@@ -38,7 +38,7 @@ from osrm_exp.trials import check_scored, scores_of, study
 log = logging.getLogger("osrm_exp")
 SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)  # a user can mend these
 MANY = ("-m", "--multirun")
-STUDIES = ("hparams_search=", "hydra/sweeper=")
+STUDIES = (STUDY, "hydra/sweeper=")
 PLUGINS = {
     "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
     "hydra/launcher/ray": 'hydra-ray-launcher "joblib<1.6"',

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FACTS = """experiment model dataset tuning init heads merge space settings protocol seed cell line
-setup chosen tuned_on output""".split()
+setup chosen tuned_on search data output""".split()
 COLUMNS = """task split metric value headline floor rows largest_share degenerate
 expert_tuned_score""".split()
 SCORES = {"value": "merged", "expert": "expert", "bare": "pretrained", "lost": "lost"}
@@ -22,7 +22,7 @@ SCORES = {"value": "merged", "expert": "expert", "bare": "pretrained", "lost": "
 
 def facts(row: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one arm from another: none of it lies anywhere."""
-    return {key: row[key] for key in FACTS if key in row}
+    return {key: row[key] for key in FACTS if key in row and row[key] == row[key]}
 
 
 def publish(logger: Any, results: Path | str, cell: str) -> None:
@@ -78,6 +78,8 @@ def _with_references(rows: pd.DataFrame, cell: str) -> pd.DataFrame:
 def _candidates(tried: pd.DataFrame) -> Iterator[dict[str, float]]:
     """Every point of a search: its coefficients that are numbers, and its score."""
     for point, score in zip(tried.get("point", ()), tried.get("score", ())):
+        if score is None or score != score:  # a step of a gradient search, given up by another
+            continue
         numbers = {k: v for k, v in point.items() if isinstance(v, Real)}
         yield {**{f"search/{k}": float(v) for k, v in numbers.items()}, "search/score": 100 * score}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
 
+from osrm_exp import needs
 from osrm_exp.compose import composed, configuration, plain, unswept
 from osrm_exp.record import digest, meaning
 from osrm_exp.spec import Cell
@@ -53,9 +54,10 @@ def check_scored(cell: Cell, optimized: Any) -> None:
             f"optimized={optimized}: protocol={cell.protocol.name} selects on validation, the "
             "split that is reported; a study needs a split of its own: protocol=clean"
         )
-    if cell.search.call is None:
+    if needs.searched(cell) is None or cell.search.objective:
+        what = f"search={cell.search.name} with merge={cell.names['merge']}"
         raise ValueError(
-            f"optimized={optimized}: search=none scores nothing on {cell.protocol.select}; "
+            f"optimized={optimized}: {what} gives no mean score on {cell.protocol.select}; "
             "search=scored does (a study takes -m)"
         )
     if "single" in names and cell.given:

@@ -68,7 +68,8 @@ def test_a_wandb_sweep_gives_agents_a_command_that_is_a_scored_cell(file):
     [
         ("fast", [], "one or both of merged, single"),
         (["merged", "merged"], [], "one or both of merged, single"),
-        ("merged", [], "search=none scores nothing on tune"),
+        ("merged", [], "search=none with merge=task_arithmetic gives no mean score on tune"),
+        ("merged", ["search=grid", "merge=average"], "merge=average gives no mean score on tune"),
         ("merged", ["protocol=paper", "search=scored"], "the split that is reported"),
         ("merged", ["protocol.select=validation", "search=scored"], "the split that is reported"),
     ],
