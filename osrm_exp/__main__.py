@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,8 @@ def _hydra() -> None:
         many = bool(set(given) & set(MANY))
         typed = [one for one in given if "=" in one and one[0] != "-"]
         asked = many or any(one.lstrip("+").startswith(STUDIES) for one in typed)
-        with study(typed, many) if asked else nullcontext([]) as more:
+        opened: AbstractContextManager = study(typed, many) if asked else nullcontext([])
+        with opened as more:
             given += more  # behind what was typed, which they take the place of
             sys.argv[1:] = sorted(given, key=MANY.__contains__)  # Hydra wants -m last
             job()
