@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from errno import EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
-from osrm_exp.compose import cell_from, ordered, plain, readable
+from osrm_exp.compose import STUDY, cell_from, ordered, plain, readable
 from osrm_exp.identity import unpinned
 from osrm_exp.report.callback import Report, summary
 from osrm_exp.report.predictions import write_predictions
@@ -40,7 +40,7 @@ from osrm_exp.trials import check_scored, scores_of, study
 log = logging.getLogger("osrm_exp")
 SENTENCES = (ValueError, OSError, HydraException, OmegaConfBaseException)  # a user can mend these
 MANY = ("-m", "--multirun")
-STUDIES = ("hparams_search=", "hydra/sweeper=")
+STUDIES = (STUDY, "hydra/sweeper=")
 PLUGINS = {
     "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
     "hydra/launcher/ray": 'hydra-ray-launcher "joblib<1.6"',
@@ -165,7 +165,8 @@ def _hydra() -> None:
         many = bool(set(given) & set(MANY))
         typed = [one for one in given if "=" in one and one[0] != "-"]
         asked = many or any(one.lstrip("+").startswith(STUDIES) for one in typed)
-        with study(typed, many) if asked else nullcontext([]) as more:
+        opened: AbstractContextManager = study(typed, many) if asked else nullcontext([])
+        with opened as more:
             given += more  # behind what was typed, which they take the place of
             sys.argv[1:] = sorted(given, key=MANY.__contains__)  # Hydra wants -m last
             job()

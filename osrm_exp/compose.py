@@ -19,6 +19,7 @@ from osrm_exp.identity import adapter_identity, identity, source_of
 from osrm_exp.record import build, digest, meaning
 from osrm_exp.spec import Arm, Cell, Given, Init, Merge, Model, Protocol, Search, Task, Tuning
 
+STUDY = "hparams_search="  # proposes cells, and is no part of any
 Inputs = Mapping[str, Any]  # {"weights": identity, "sources", "given": {task: identity}}
 
 
@@ -135,7 +136,8 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
         heads=heads, merge=merge, search=search, protocol=protocol,
         diagnostics=config["diagnostics"]["statistics"] or {}, rank=config["rank"],
         seed=config["seed"], given=_given(model, tasks, arm, config, inputs.get("given", {})),
-        names=config["names"], overrides=config["overrides"],
+        names=config["names"],
+        overrides=[one for one in config["overrides"] if not one.lstrip("+").startswith(STUDY)],
     )  # fmt: skip
     return build(Cell, fields, "cell")
 

@@ -89,8 +89,8 @@ def send(results: Path | str, *, project: str, entity: str | None = None) -> lis
 
     rows, searches = read_rows(results), read_rows(results, "searches")
     api = wandb.Api()
-    where = {"entity": entity or api.default_entity, "project": project}
-    sent = []
+    where: dict[str, Any] = {"entity": entity or api.default_entity, "project": project}
+    sent: list[str] = []
     for group in rows.experiment.unique():
         for run in api.runs(f"{where['entity']}/{project}", {"group": group}):
             cell = run.config.get("cell", {}).get("cell")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FACTS = """experiment model dataset tuning init heads merge space settings protocol seed cell line
-setup chosen tuned_on output""".split()
+setup chosen tuned_on search data output""".split()
 COLUMNS = """task split metric value headline floor rows largest_share degenerate
 expert_tuned_score""".split()
 SCORES = {"value": "merged", "expert": "expert", "bare": "pretrained", "lost": "lost"}
@@ -22,7 +22,7 @@ SCORES = {"value": "merged", "expert": "expert", "bare": "pretrained", "lost": "
 
 def facts(row: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one arm from another: none of it lies anywhere."""
-    return {key: row[key] for key in FACTS if key in row}
+    return {key: row[key] for key in FACTS if key in row and row[key] == row[key]}
 
 
 def publish(logger: Any, results: Path | str, cell: str) -> None:
@@ -63,7 +63,8 @@ def summary(rows: pd.DataFrame, cell: str) -> dict[str, float]:
     line = lines(found).set_index("line").loc[first.line]
     told = {name: line[name].mean for name in ("recovered", "kept")}
     told |= _scores(found[found.cell == cell]) | _tuned(own, first) | _cost(first)
-    return {name: float(value) for name, value in told.items() if value == value}
+    known = {name: value for name, value in told.items() if value is not None}
+    return {name: float(value) for name, value in known.items() if value == value}
 
 
 def _with_references(rows: pd.DataFrame, cell: str) -> pd.DataFrame:
@@ -77,6 +78,8 @@ def _with_references(rows: pd.DataFrame, cell: str) -> pd.DataFrame:
 def _candidates(tried: pd.DataFrame) -> Iterator[dict[str, float]]:
     """Every point of a search: its coefficients that are numbers, and its score."""
     for point, score in zip(tried.get("point", ()), tried.get("score", ())):
+        if score is None or score != score:  # a step of a gradient search, given up by another
+            continue
         numbers = {k: v for k, v in point.items() if isinstance(v, Real)}
         yield {**{f"search/{k}": float(v) for k, v in numbers.items()}, "search/score": 100 * score}
 
@@ -108,11 +111,8 @@ def _tuned(own: pd.DataFrame, first: pd.Series) -> dict[str, float]:
 
 def _cost(first: pd.Series) -> dict[str, float]:
     chosen = {k: v for k, v in first.chosen.items() if isinstance(v, Real)}
-    return {
-        **{f"chosen/{name}": float(value) for name, value in chosen.items()},
-        "cost/merge_seconds": first.merge_seconds,
-        "cost/seconds": first.seconds,
-    }
+    seconds = {f"cost/{name}": first.get(name) for name in ("merge_seconds", "seconds")}
+    return {**{f"chosen/{name}": value for name, value in chosen.items()}, **seconds}
 
 
 def _of(rows: pd.DataFrame, cells: Collection[str]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from osrm_exp import searchpath, signals
-from osrm_exp.compose import cell_from, configuration, sweep
+from osrm_exp.compose import STUDY, cell_from, configuration, sweep
 from osrm_exp.report.rows import is_done, rows_file, rows_in
 from osrm_exp.store.lock import Lock
 
@@ -120,7 +120,8 @@ def _done(results: Path) -> list[dict[str, Any]]:
 
 def _key(overrides: Iterable[str]) -> Overrides:
     """What names a cell, wherever its files lie."""
-    return tuple(sorted(o for o in overrides if not o.startswith("paths.")))
+    apart = ("paths.", STUDY)
+    return tuple(sorted(o for o in overrides if not o.lstrip("+").startswith(apart)))
 
 
 def _told(logs: Path) -> dict[Overrides, Path]:

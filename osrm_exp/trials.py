@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 
+from osrm_exp import needs
 from osrm_exp.compose import composed, configuration, plain, unswept
 from osrm_exp.record import digest, meaning
 from osrm_exp.spec import Cell
@@ -53,10 +54,11 @@ def check_scored(cell: Cell, optimized: Any) -> None:
             f"optimized={optimized}: protocol={cell.protocol.name} selects on validation, the "
             "split that is reported; a study needs a split of its own: protocol=clean"
         )
-    if cell.search.call is None:
+    if needs.searched(cell) is None or cell.search.objective:
+        what = f"search={cell.search.name} with merge={cell.names['merge']}"
         raise ValueError(
-            f"optimized={optimized}: search=none scores nothing on {cell.protocol.select}; "
-            "search=scored does"
+            f"optimized={optimized}: {what} gives no mean score on {cell.protocol.select}; "
+            "search=scored does (a study takes -m)"
         )
     if "single" in names and cell.given:
         task = next(iter(cell.given))
@@ -98,11 +100,9 @@ def study(overrides: Sequence[str], many: bool) -> Iterator[list[str]]:
     """
     shared = unswept(overrides)
     sweeper = _sweeper(shared)
-    if "n_trials" not in sweeper:
+    if "n_trials" not in sweeper or not many:  # without -m, one of its trials
         yield []
         return
-    if not many:
-        raise ValueError("a study runs one cell after the other: add -m")
     config = configuration(shared)
     sweeper["direction"] = _directions(sweeper, config["optimized"], shared)
     name = sweeper["study_name"] or _name(config, sweeper, set(overrides) - set(shared))
@@ -131,9 +131,11 @@ def _sweeper(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         return plain(composed(overrides).hydra.sweeper)
     except MissingConfigException as error:
-        if error.missing_cfg_file != "hydra/sweeper/optuna":
-            raise
-        raise ValueError(INSTALL) from None
+        if error.missing_cfg_file == "hydra/sweeper/optuna":
+            raise ValueError(INSTALL) from None
+        return {}
+    except HydraException:  # which Hydra itself will say, and of which cell
+        return {}
 
 
 def _directions(sweeper: Mapping[str, Any], optimized: Any, typed: Sequence[str]) -> list[str]:

@@ -3,12 +3,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("plotly", reason="needs the dashboard's extra: pip install plotly")
 
-from osrm_exp.dashboard import write_dashboard
+from osrm_exp.dashboard import send, write_dashboard
 from osrm_exp.report.rows import write_rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
@@ -69,6 +70,29 @@ def test_a_browser_draws_every_chart(page, tmp_path):
     drawn = re.findall(r'class="plotly-graph-div js-plotly-plot"', dom)
     assert len(drawn) == len(TITLES) and dom.count('class="main-svg"') >= len(TITLES)
     assert "Merged against single" in dom
+
+
+def test_who_is_logged_in_gets_a_workspace_a_report_and_late_references(page, monkeypatch):
+    workspace = pytest.importorskip(
+        "osrm_exp.report.workspace", reason="pip install wandb-workspaces", exc_type=ImportError
+    )
+    saved, summary = [], {}
+    run = SimpleNamespace(
+        config={"cell": {"cell": "osrm-ties"}}, state="finished",
+        summary=SimpleNamespace(update=summary.update),
+    )  # fmt: skip
+    api = SimpleNamespace(default_entity="us", runs=lambda where, group: [run, failed])
+    failed = SimpleNamespace(config={}, state="failed")
+    monkeypatch.setattr("wandb.Api", lambda: api)
+    for kind in (workspace.ws.Workspace, workspace.wr.Report):
+        monkeypatch.setattr(kind, "save", lambda self: saved.append(self) or self)
+        monkeypatch.setattr(kind, "url", property(lambda self: f"{self.entity}/{self.project}"))
+    assert send(page.parent, project="p") == ["us/p", "us/p"]
+    made, report = saved
+    assert made.name == report.title == "x"
+    assert [one.name for one in made.sections][:2] == ["Merged against single", "Coefficients"]
+    assert summary["merged/average"] == pytest.approx(60)
+    assert summary["lost/average"] == pytest.approx(20)  # known now, from rows that came later
 
 
 def test_no_rows_are_said_in_a_sentence(tmp_path):

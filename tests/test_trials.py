@@ -68,7 +68,8 @@ def test_a_wandb_sweep_gives_agents_a_command_that_is_a_scored_cell(file):
     [
         ("fast", [], "one or both of merged, single"),
         (["merged", "merged"], [], "one or both of merged, single"),
-        ("merged", [], "search=none scores nothing on tune"),
+        ("merged", [], "search=none with merge=task_arithmetic gives no mean score on tune"),
+        ("merged", ["search=grid", "merge=average"], "merge=average gives no mean score on tune"),
         ("merged", ["protocol=paper", "search=scored"], "the split that is reported"),
         ("merged", ["protocol.select=validation", "search=scored"], "the split that is reported"),
     ],
@@ -156,7 +157,7 @@ def test_two_scores_need_no_direction_and_take_no_single_one(command, tmp_path):
     assert one.returncode == 1 and "leave the direction out" in one.stderr
     assert not (tmp_path / "store").exists()
     alone = subprocess.run(both, capture_output=True, text=True)
-    assert alone.returncode == 1 and "add -m" in alone.stderr
+    assert alone.returncode == 1 and "a study takes -m" in alone.stdout + alone.stderr
     done = subprocess.run([*both, "-m"], capture_output=True, text=True,
                           env={**os.environ, "TQDM_DISABLE": "1"})  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
