@@ -16,7 +16,7 @@ import torch
 from osrm_exp import needs
 from osrm_exp.adapter import Adapter
 from osrm_exp.artifacts import Workshop
-from osrm_exp.model import adapted_modules, load_backbone, load_tokenizer, skeleton
+from osrm_exp.model import adapted_modules, load_backbone, skeleton
 from osrm_exp.spec import Cell, Model, Need, Task, Tuning
 from osrm_exp.statistics.layout import check_inputs
 from osrm_exp.tasks import data
@@ -102,7 +102,7 @@ def _check_alike(modules: Mapping[str, Collection[str]]) -> None:
 @lru_cache(maxsize=8)
 def _check_batch(model: Model, task: Task, tuning: Tuning, device: torch.device) -> None:
     """Runs two rows through the checkpoint, which is freed again; once in a process."""
-    rows = data.load(task, load_tokenizer(model, tuning.truncation_side), tuning.max_length)
+    rows = data.load(task, model, tuning.max_length, tuning.truncation_side)
     (batch,) = rows.batches("train", 2, 2)
     net = load_backbone(model, task.outputs, precision=tuning.precision, auto=task.kind.auto)
     modules = list(adapted_modules(net, model, tuning.lora.blocks))
