@@ -172,7 +172,7 @@ def new_heads(model: Model, outputs: int, state: Mapping[str, Tensor]) -> dict:
     Raises:
         ValueError: the tensors do not fit the head.
     """
-    heads = heads_of(skeleton(model, outputs), model)
+    heads = heads_of(skeleton(model, outputs), model) if model.heads else {}
     for path, head in heads.items():
         head.to_empty(device="cpu").float()
         own = {k[len(path) + 1 :]: v for k, v in state.items() if k.startswith(f"{path}.")}

@@ -136,7 +136,7 @@ def test_statistics_count_the_tokens_that_an_option_names(written, workshop):
 @pytest.mark.parametrize(
     ("family", "overrides", "sentence"),
     [
-        ("writer", ["+dataset.tasks.say.prompt='{words}'"], "has no column 'words'; it has"),
+        ("writer", ["dataset.tasks.say.prompt='{words}'"], "has no column 'words'; it has"),
         ("writer", ["tuning.max_length=4"], r"beyond tuning.max_length=4: raise it"),
         ("writer", ["tuning.max_length=65"], "beyond the 64 positions"),
         ("writer", ["dataset.tasks.say.max_new_tokens=60"], "with 60 for an answer is beyond"),

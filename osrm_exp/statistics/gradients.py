@@ -40,8 +40,8 @@ def _scores(logits: Tensor, batch: Mapping[str, Tensor], mode: str) -> Iterator[
     if "labels" not in batch and (mode == "empirical" or logits.shape[1] == 1):
         raise ValueError("this Fisher needs `labels` in every batch (empirical, or regression)")
     if logits.dim() == 3:  # log p of a response: the sum over its tokens
-        told, labels = logits[:, :-1].mT, batch["labels"][:, 1:]
-        yield -nn.functional.cross_entropy(told, labels, reduction="none").sum(1)
+        told, labels = logits[:, :-1].log_softmax(-1), batch["labels"][:, 1:, None]
+        yield (told.gather(2, labels.clamp(min=0)) * labels.ne(-100)).sum((1, 2))
         return
     if logits.shape[1] == 1:
         error = (logits[:, 0] - batch["labels"].float()) ** 2

@@ -2,6 +2,7 @@ import pytest
 import tiny_models
 import torch
 from tiny_models import FAMILIES, ODD, attention, batch, largest_difference, rows_of
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from osrm_exp import statistics
 
@@ -164,3 +165,23 @@ def test_output_gram_says_what_it_needs():
     del data["labels"]
     with pytest.raises(ValueError, match="needs `labels`"):
         statistics.output_gram(net, [data], attention(net), mode="empirical", include_padding=False)
+
+
+def test_the_fisher_of_a_written_response_is_that_of_its_summed_log_likelihood():
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    net = LlamaForCausalLM(LlamaConfig(vocab_size=20, num_attention_heads=2, **size)).eval()
+    name, ids = "model.layers.0.self_attn.q_proj", torch.randint(1, 20, (3, 7))
+    labels = ids.masked_fill(torch.arange(7) < torch.tensor([[3], [5], [2]]), -100)
+    data = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    expected = torch.zeros_like(net.get_submodule(name).weight)
+    for one, response in zip(ids[:, None], labels):
+        log_p = net(input_ids=one).logits[0].log_softmax(-1)
+        places = (response != -100).nonzero()[:, 0]
+        total = sum(log_p[p - 1, response[p]] for p in places)
+        (gradient,) = torch.autograd.grad(total, net.get_submodule(name).weight)
+        expected += gradient**2 / len(ids)
+    found = statistics.fisher(net, [data], [name], mode="empirical")[name]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
+    with pytest.raises(ValueError, match="sums over all answers, which are too many"):
+        statistics.fisher(net, [data], [name], mode="exact")

@@ -56,7 +56,9 @@ def test_a_template_that_adds_nothing_behind_a_response_leaves_the_end_of_the_se
 
 
 def test_a_chat_without_a_template_and_a_tokenizer_without_an_end_are_told(tokenizer):
-    with pytest.raises(ValueError, match=r"t.chat=true, and the tokenizer .* has no chat template"):
+    with pytest.raises(
+        ValueError, match=r"t\.chat=true, and the tokenizer .* has no chat template"
+    ):
         framed(task(chat=True), tokenizer)
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no end-of-sequence token, so that no answer would ever"):
