@@ -158,8 +158,8 @@ def _struck(
         return code != 0
     who = draw.choice(VICTIMS)
     alive = group(parent.pid)
-    others = [pid for pid in alive if pid != parent.pid]
-    victims = {"parent": [parent.pid], "worker": others[-1:] or [parent.pid], "all": alive}[who]
+    workers = [pid for pid in alive if pid != parent.pid and not _tracks(pid)]
+    victims = {"parent": [parent.pid], "worker": workers[-1:] or [parent.pid], "all": alive}[who]
     hits["while a fine-tuning ran"] += any(store.glob("FineTune/.*.held"))
     hits["after its first epoch"] += any(store.glob("FineTune/.*.scratch/resume/last.ckpt"))
     for pid in victims:
@@ -175,6 +175,14 @@ def _struck(
     if (waited := time.monotonic() - begin) > 10:
         print(f"processes outlived their parent by {waited:.0f} s")
     return True
+
+
+def _tracks(pid: int) -> bool:
+    """Whether it is loky's resource tracker, whose end ends nothing else."""
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def crowd(folder: Path, processes: int) -> None:
