@@ -51,14 +51,15 @@ CELLS = [
     "dataset.rows={train: 96, validation: 32}", "tuning.batch_size=16", "tuning.max_length=32",
     "tuning.precision=fp32",
 ]  # fmt: skip
+LONG = ["dataset.only=[sentiment,paraphrase]", "tuning.epochs=8"]
 VICTIMS = ("parent", "worker", "all")
 VOLATILE = ("seconds", "merge_seconds", "sha256")
 BUILT = re.compile(r"FineTune (\S+): built in")
 
 
-def composed(merges: tuple[str, ...], epochs: int) -> list[dict]:
+def composed(merges: tuple[str, ...], *more: str) -> list[dict]:
     """The cells of a sweep over some merges; their rows are read, and found read by every fork."""
-    found = [configuration([*CELLS, f"tuning.epochs={epochs}", f"merge={one}"]) for one in merges]
+    found = [configuration([*CELLS, *more, f"merge={one}"]) for one in merges]
     rows_of(cell_from(found[0]))
     return found
 
@@ -135,7 +136,7 @@ def compared(folder: Path, undisturbed: dict[str, dict], log: Path) -> str:
 
 def kill(folder: Path, kills: int, within: float, seed: int) -> None:
     """Kills sweeps until there were enough of it; goes on with an undisturbed run that is there."""
-    draw, sweep = random.Random(seed), composed(MERGES[:6], 6)
+    draw, sweep = random.Random(seed), composed(MERGES[:4], *LONG)
     begin, calm = time.perf_counter(), folder / "undisturbed"
     calm.mkdir(parents=True, exist_ok=True)
     assert ended(start(sweep, calm, 2)) == 0, (calm / "log").read_text()
@@ -156,7 +157,7 @@ def kill(folder: Path, kills: int, within: float, seed: int) -> None:
             else:
                 done = ended(parent) == 0
         print(compared(here, undisturbed, here / "log"), flush=True)
-        print(f"{dict(hits)}", flush=True)
+        print(f"after {round_} sweeps: {dict(hits)}", flush=True)
 
 
 def _struck(
@@ -197,7 +198,7 @@ def _tracks(pid: int) -> bool:
 def crowd(folder: Path, processes: int) -> None:
     """One process after another, then all at once."""
     each = len(MERGES) // processes
-    cells = composed(MERGES, 2)
+    cells = composed(MERGES, "tuning.epochs=2")
     shares = [cells[i * each : (i + 1) * each] for i in range(processes)]
     walls = {}
     for name, at_once in (("alone", False), ("crowd", True)):
