@@ -8,21 +8,20 @@ at a random moment, and begins a new store when a sweep has come to its end. `cr
 processes at once, whose 16 cells need the same four adapters. Both say whether every adapter was
 built once and whether rows and weights are, bit for bit, those of the undisturbed run.
 
-Each sweep is the command line itself, `python -m osrm_exp … -m`, in a process of its own with
-loky's workers; but processes are forked from one that has imported the libraries, so that a kill
-meets work and not an import.
+A sweep is a process that hands its cells to joblib's two workers, as Hydra's launcher does. It is
+forked from one that has imported the libraries and composed the cells, so that a kill meets work.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import random
 import re
 import signal
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -30,52 +29,64 @@ from pathlib import Path
 for name in ("OMP_NUM_THREADS", "TQDM_DISABLE"):
     os.environ[name] = "1"
 
+from joblib import Parallel, delayed  # noqa: E402
 from joblib.externals.loky.backend.context import set_start_method  # noqa: E402
 
-from osrm_exp import artifacts, diagnostics, pipeline  # noqa: E402, F401
-from osrm_exp.__main__ import main as program  # noqa: E402
+from osrm_exp import artifacts, diagnostics, pipeline, signals  # noqa: E402, F401
+from osrm_exp.__main__ import _cell as finish  # noqa: E402
 from osrm_exp.artifacts import fine_tune  # noqa: E402, F401
-from osrm_exp.report import report  # noqa: E402, F401
+from osrm_exp.bench import rows_of  # noqa: E402
+from osrm_exp.compose import cell_from, configuration  # noqa: E402
 
 fork = multiprocessing.get_context("fork")
 
-MERGES = (
-    "average,task_arithmetic,ties,knots_ties,magmax,emr,dare,tsv,iso_c,core_ta,cart,breadcrumbs,"
-    "model_stock,individual,pretrained,della"
-).split(",")
+MERGES = tuple(
+    (
+        "average,task_arithmetic,ties,knots_ties,magmax,emr,dare,tsv,iso_c,core_ta,cart,breadcrumbs,"
+        "model_stock,individual,pretrained,della"
+    ).split(",")
+)
 CELLS = [
     "dataset=mini", "dataset.only=[sentiment,paraphrase,inference2,acceptability]", "model=minilm",
     "dataset.rows={train: 96, validation: 32}", "tuning.batch_size=16", "tuning.max_length=32",
     "tuning.precision=fp32",
 ]  # fmt: skip
+LONG = ["dataset.only=[sentiment,paraphrase]", "tuning.epochs=8"]
 VICTIMS = ("parent", "worker", "all")
-VOLATILE = ("seconds", "sha256", "overrides")  # overrides hold the paths
+VOLATILE = ("seconds", "merge_seconds", "sha256")
 BUILT = re.compile(r"FineTune (\S+): built in")
 
 
-def command(folder: Path, merges: list[str], epochs: int, *more: str) -> list[str]:
-    """The sweep over some merges, with all it writes under a folder."""
-    places = [f"paths.{k}={folder / k}" for k in ("store", "results")]
-    name = f"paths.logs={folder / 'logs' / str(time.monotonic_ns())}"  # never shared
-    cells = [*CELLS, f"tuning.epochs={epochs}", f"merge={','.join(merges)}"]
-    return [*cells, *places, name, *more, "-m"]
+def composed(merges: tuple[str, ...], *more: str) -> list[dict]:
+    """The cells of a sweep over some merges; their rows are read, and found read by every fork."""
+    found = [configuration([*CELLS, *more, f"merge={one}"]) for one in merges]
+    rows_of(cell_from(found[0]))
+    return found
 
 
-def start(arguments: list[str], log: Path) -> multiprocessing.Process:
-    """A process group of its own, whose output is appended to a file."""
-    process = fork.Process(target=_program, args=(arguments, log))
+def start(cells: list[dict], folder: Path, workers: int) -> multiprocessing.Process:
+    """A process group of its own that finishes cells, with all it writes under a folder."""
+    places = {name: str(folder / name) for name in ("store", "results", "logs")}
+    there = [{**cell, "paths": places} for cell in cells]
+    process = fork.Process(target=_program, args=(there, folder / "log", workers))
     process.start()
     return process
 
 
-def _program(arguments: list[str], log: Path) -> None:
+def _program(cells: list[dict], log: Path, workers: int) -> None:
     os.setsid()
     with log.open("a") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    sys.argv[1:] = arguments
     set_start_method("fork", force=True)  # of loky's workers
-    program()
+    with signals.one_sentence():
+        Parallel(workers)(delayed(_job)(cell) for cell in cells)
+
+
+def _job(cell: dict) -> None:
+    signals.listen()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    finish(cell)
 
 
 def ended(process: multiprocessing.Process, seconds: float | None = None) -> int | None:
@@ -125,11 +136,10 @@ def compared(folder: Path, undisturbed: dict[str, dict], log: Path) -> str:
 
 def kill(folder: Path, kills: int, within: float, seed: int) -> None:
     """Kills sweeps until there were enough of it; goes on with an undisturbed run that is there."""
-    draw, sweep = random.Random(seed), (MERGES[:6], 6, "hydra/launcher=parallel")
+    draw, sweep = random.Random(seed), composed(MERGES[:4], *LONG)
     begin, calm = time.perf_counter(), folder / "undisturbed"
-    if not (calm / "results" / "table.md").is_file():
-        calm.mkdir(parents=True)
-        assert ended(start(command(calm, *sweep), calm / "log")) == 0, (calm / "log").read_text()
+    calm.mkdir(parents=True, exist_ok=True)
+    assert ended(start(sweep, calm, 2)) == 0, (calm / "log").read_text()
     undisturbed = outcome(calm)
     took = time.perf_counter() - begin
     print(f"undisturbed: {took:.0f} s, {len(undisturbed['rows'])} cells", flush=True)
@@ -141,13 +151,13 @@ def kill(folder: Path, kills: int, within: float, seed: int) -> None:
         here.mkdir()
         done = False
         while not done:
-            parent = start(command(here, *sweep), here / "log")
+            parent = start(sweep, here, 2)
             if sum(hits[who] for who in VICTIMS) < kills:
                 done = not _struck(parent, draw.uniform(0.1, within), draw, here / "store", hits)
             else:
                 done = ended(parent) == 0
         print(compared(here, undisturbed, here / "log"), flush=True)
-        print(f"{dict(hits)}", flush=True)
+        print(f"after {round_} sweeps: {dict(hits)}", flush=True)
 
 
 def _struck(
@@ -158,8 +168,8 @@ def _struck(
         return code != 0
     who = draw.choice(VICTIMS)
     alive = group(parent.pid)
-    others = [pid for pid in alive if pid != parent.pid]
-    victims = {"parent": [parent.pid], "worker": others[-1:] or [parent.pid], "all": alive}[who]
+    workers = [pid for pid in alive if pid != parent.pid and not _tracks(pid)]
+    victims = {"parent": [parent.pid], "worker": workers[-1:] or [parent.pid], "all": alive}[who]
     hits["while a fine-tuning ran"] += any(store.glob("FineTune/.*.held"))
     hits["after its first epoch"] += any(store.glob("FineTune/.*.scratch/resume/last.ckpt"))
     for pid in victims:
@@ -177,10 +187,19 @@ def _struck(
     return True
 
 
+def _tracks(pid: int) -> bool:
+    """Whether it is loky's resource tracker, whose end ends nothing else."""
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def crowd(folder: Path, processes: int) -> None:
     """One process after another, then all at once."""
     each = len(MERGES) // processes
-    shares = [MERGES[i * each : (i + 1) * each] for i in range(processes)]
+    cells = composed(MERGES, "tuning.epochs=2")
+    shares = [cells[i * each : (i + 1) * each] for i in range(processes)]
     walls = {}
     for name, at_once in (("alone", False), ("crowd", True)):
         here = folder / name
@@ -188,7 +207,7 @@ def crowd(folder: Path, processes: int) -> None:
         begin, busy = time.perf_counter(), _busy()
         crowd = []
         for share in shares:
-            crowd.append(start(command(here, share, 2), here / "log"))
+            crowd.append(start(share, here, 1))
             if not at_once:
                 ended(crowd[-1])
         codes = [ended(process) for process in crowd]

@@ -11,7 +11,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def open_logger(
             yield logger
         except BaseException as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            logger.log_hyperparams({"outcome": "failed", "reason": public(reason)})
+            with suppress(Exception):  # a logger that is gone hides no reason
+                logger.log_hyperparams({"outcome": "failed", "reason": public(reason)})
             raise
 
 
@@ -95,7 +96,8 @@ def wandb_logger(
             yield logger
             logger.finalize("success")
         except BaseException:
-            wandb.finish(exit_code=1)
+            with suppress(Exception):  # its service may have heard the same signal, and be gone
+                wandb.finish(exit_code=1)
             raise
         wandb.finish()
 

@@ -103,6 +103,8 @@ def _farewell(error: BaseException | None, what_next: str) -> None:
     number = _received[0] if _received else signal.SIGINT
     if isinstance(error, Stopped) and error.args:  # perhaps that of a worker
         (number,) = error.args
+    for late in (signal.SIGINT, signal.SIGTERM):  # Python gives handlers back before it ends
+        signal.signal(late, signal.SIG_IGN)
     word = "terminated" if number == signal.SIGTERM else "interrupted"
     print(f"\nosrm_exp: {word}; {what_next}", file=sys.stderr)
     sys.exit(128 + number)

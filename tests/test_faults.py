@@ -276,7 +276,7 @@ def disk(tmp_path):
     """A small file system of one's own, in a folder with spaces and umlauts."""
     folder = tmp_path / "Meine Läufe" / "großer Speicher"
     folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small file system wants root")
     yield folder

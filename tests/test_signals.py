@@ -147,6 +147,30 @@ def test_workers_do_not_outlive_a_killed_parent(sweep, tmp_path):
     assert all((tmp_path / "at_work" / f"{pid}.unwound").exists() for pid in workers)
 
 
+FORKED = """
+import multiprocessing
+
+def worker():
+    signals.listen()
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+with signals.one_sentence():
+    print('ready', flush=True)
+    child = multiprocessing.get_context('fork').Process(target=worker)
+    child.start()
+    child.join()
+"""
+
+
+def test_a_forked_worker_does_not_outlive_a_killed_parent_whose_handlers_it_has(program):
+    parent = program(FORKED)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    assert gone_within(20, [worker])
+
+
 def test_a_worker_that_is_terminated_ends_the_sweep(sweep):
     parent, workers = sweep
     os.kill(workers[0], signal.SIGTERM)

@@ -87,15 +87,14 @@ def share(batch: dict[str, Tensor], rank: int, ranks: int) -> dict[str, Any]:
     """The rows of a batch that a rank computes: every `ranks`-th.
 
     `weight` is by what its mean loss is to be multiplied, so that the mean over ranks is the mean
-    over the batch; it is 0 where there are fewer rows than ranks, and the row is one of another.
+    over the batch; it is 0 where a rank has no label to learn from, as with fewer rows than ranks.
     """
     if ranks == 1:
         return batch
-    counted = _counted(batch["labels"])
     own = {key: tensor[rank::ranks] for key, tensor in batch.items()}
-    if not len(own["labels"]):
-        return {**{key: tensor[:1] for key, tensor in batch.items()}, "weight": 0.0}
-    return {**own, "weight": _counted(own["labels"]) * ranks / counted}
+    if not (counted := _counted(own["labels"])):
+        return {**batch, "weight": 0.0}
+    return {**own, "weight": counted * ranks / _counted(batch["labels"])}
 
 
 def _counted(labels: Tensor) -> int:
