@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -25,6 +25,10 @@ from osrm_exp.model import (
 from osrm_exp.spec import Cell, Model
 from osrm_exp.tasks import data
 from osrm_exp.tasks.metrics import Scored, scores
+from osrm_exp.tasks.prompts import Batch
+
+Heads = Sequence[Mapping[str, nn.Module]]  # of every task, by path
+Network = Callable[..., AbstractContextManager]
 
 
 class Bench:
@@ -52,7 +56,10 @@ class Bench:
     def heads(self) -> list[dict[str, nn.Module]]:
         model = self.cell.model
         pairs = zip(self.tasks, self._headed)
-        return [new_heads(model, task.outputs, adapter.heads) for task, adapter in pairs]
+        found = [new_heads(model, task.outputs, adapter.heads) for task, adapter in pairs]
+        for head in (module for heads in found for module in heads.values()):
+            head.requires_grad_(False)
+        return found
 
     def statistics(self) -> dict[str, Any]:
         """What the cell's merge asks for, by keyword: `{module: [task, …]}`, read lazily.
@@ -68,22 +75,42 @@ class Bench:
             for keyword, need in self.cell.merge.statistics.items()
         }
 
-    def scores(self, result: Result | Mapping[str, Update], split: str) -> list[Scored]:
-        """Every task's predictions on a split, each with its own head, measured.
+    def scores(
+        self, result: Result | Mapping[str, Update], split: str, heads: Heads | None = None
+    ) -> list[Scored]:
+        """Every task's predictions on a split, each with its own head, measured."""
+        return list(self.each(result, split, heads))
 
-        The result is computed once and held meanwhile: all tasks run through it.
+    def each(
+        self, result: Result | Mapping[str, Update], split: str, heads: Heads | None = None
+    ) -> Iterator[Scored]:
+        """`scores`, task by task: whoever has seen enough stops.
+
+        The result is computed once and held meanwhile: all tasks run through it. `heads` take the
+        place of the adapters' own.
         """
-        merged = dict(result)
-        shared = all(update.sharing != "per_task" for update in merged.values())
-        found = []
-        with applied(self.net, merged) if shared else nullcontext():
+        with self.placed(dict(result)) as network:
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
-                own = {} if shared else {k: update.task(index) for k, update in merged.items()}
                 rows = self.data[index]
-                with applied(self.net, own, self.heads[index]) as net:
+                with network(index, heads) as net:
                     answers = task.kind.run(rows, net, split, self.batch_size)
-                found.append(scores(task, *answers, rows.numbers(split)))
-        return found
+                yield scores(task, *answers, rows.numbers(split))
+
+    @contextmanager
+    def placed(self, merged: Mapping[str, Update]) -> Iterator[Network]:
+        """With updates in place, `network(index, heads)`: the network as a task meets it."""
+        shared = all(update.sharing != "per_task" for update in merged.values())
+
+        def network(index: int, heads: Heads | None = None) -> AbstractContextManager:
+            own = {} if shared else {k: update.task(index) for k, update in merged.items()}
+            return applied(self.net, own, (heads or self.heads)[index])
+
+        with applied(self.net, merged) if shared else nullcontext():
+            yield network
+
+    def batches(self, index: int, split: str, rows: int | None = None) -> list[Batch]:
+        """A task's batches of a split."""
+        return self.data[index].batches(split, self.batch_size, rows)
 
 
 def rows_of(cell: Cell) -> list[data.TaskData]:
@@ -94,4 +121,5 @@ def rows_of(cell: Cell) -> list[data.TaskData]:
 
 @lru_cache(maxsize=1)
 def _network(model: Model, precision: str, auto: str, device: torch.device) -> PreTrainedModel:
-    return load_backbone(model, 1, precision=precision, auto=auto).eval().to(device)
+    net = load_backbone(model, 1, precision=precision, auto=auto).eval().to(device)
+    return net.requires_grad_(False)

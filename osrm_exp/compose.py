@@ -115,7 +115,8 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
         ValueError: see `record.build`; also an unknown block, task or folder.
     """
     check_groups(config)
-    inputs, search = inputs or {}, build(Search, config["search"], "search")
+    inputs, own = inputs or {}, config["merge"].get("search")
+    search = build(Search, own or config["search"], "merge.search" if own else "search")
     protocol = build(Protocol, config["protocol"], "protocol")
     model = _model(config["model"], inputs.get("weights"))
     tasks = _tasks(config["dataset"], protocol, config["seed"], inputs.get("sources", {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from osrm_exp.record import digest
-from osrm_exp.spec import Cell, FineTune, Given, Need, Statistic, Task
+from osrm_exp.spec import Cell, FineTune, Given, Need, Searched, Statistic, Task
 
 Expert = FineTune | Given  # an adapter of one task
 
@@ -89,6 +89,34 @@ def of_merge(cell: Cell, found: Sequence[Expert]) -> dict[str, list[Statistic]]:
         for keyword, need in cell.merge.statistics.items()
         if need.of != "suite"
     }
+
+
+def searched(cell: Cell) -> Searched | None:
+    """The search of a cell's coefficients; None where nothing is free."""
+    if not (cell.search.call and (cell.merge.grid or cell.search.family)):
+        return None
+    found = fine_tunes(cell)
+    statistics = (one for asked in of_merge(cell, found).values() for one in asked)
+    adapters = (*found, *(heads(cell) if cell.heads else ()))
+    return Searched(cell=cell, adapters=adapters, statistics=tuple(statistics))
+
+
+def data(cell: Cell) -> list[str]:
+    """What a cell's merge sees of the tasks' rows, statistics and search together."""
+    seen = [need.data for need in cell.merge.statistics.values()]
+    if searched(cell):
+        seen.append(seen_by_search(cell))
+    return sorted(set(seen))
+
+
+def seen_by_search(cell: Cell) -> str:
+    """`unlabeled tune`: whether a search sees labels, and of which split; `few`, of 10 or less."""
+    objective = cell.search.objective
+    if objective is None:
+        return f"labeled {cell.protocol.select}"
+    labels = "labeled" if objective.call.function.labels else "unlabeled"
+    few = "few " if (objective.rows or 11) <= 10 else ""
+    return f"{few}{labels} {objective.split or cell.protocol.select}"
 
 
 def of_diagnostics(cell: Cell) -> list[Statistic]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from osrm_exp import needs, preflight, searchpath
 from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.fine_tune import curve
+from osrm_exp.artifacts.searched import outcome, read_history, read_told
 from osrm_exp.bench import Bench, rows_of
 from osrm_exp.identity import unpinned
 from osrm_exp.lora import Result
@@ -55,16 +57,18 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     adapters = [read_adapter(folder) for folder in folders]
     bench = Bench(cell, adapters, workshop)
     statistics = bench.statistics()
-    chosen, tried = search(cell, bench, statistics)
-    merge, before = cell.merge.with_(**chosen), time.perf_counter()
-    result = Result(merge(bench.updates, **statistics), cell.rank)
+    folder, before = search(cell, workshop), time.perf_counter()
+    result, heads = (
+        outcome(cell, bench, statistics, folder) if folder
+        else (Result(cell.merge(bench.updates, **statistics), cell.rank), None)
+    )  # fmt: skip
     merged, after = dict(result), time.perf_counter()
-    found = bench.scores(merged, "validation")
+    found = bench.scores(merged, "validation", heads)
+    told, tried = searched(cell, folder)
     shared = {
-        **said_of(cell, merge), "chosen": chosen, "output": result.form,
-        "contents": [workshop.store.content(one) for one in own],
-        "tuned_on": cell.protocol.select if tried else "none",
-        "tuned_score": max((one["score"] for one in tried), default=None),
+        **said_of(cell, cell.merge.with_(**told["chosen"])), **told,
+        "output": f"per_task, {result.form.partition(', ')[2]}" if heads else result.form,
+        "contents": [workshop.store.content(one) for one in own], "data": needs.data(cell),
         "truncation_error": result.error, "merge_seconds": round(after - before, 3),
         "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
@@ -76,24 +80,25 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     return Outcome(rows, tried, list(_predictions(cell, found)))
 
 
-def search(cell: Cell, bench: Bench, statistics: Mapping) -> tuple[dict[str, Any], Rows]:
-    """The settings of the best candidate, and every candidate with its score."""
-    tried: Rows = []
-    if not cell.search.call:
-        return {}, tried
+def search(cell: Cell, workshop: Workshop) -> Path | None:
+    """The folder of a cell's finished search; None where nothing is free."""
+    wanted = needs.searched(cell)
+    return workshop.store.get(wanted, workshop) if wanted else None
 
-    def score(candidate: dict[str, Any]) -> float:
-        result = Result(cell.merge.with_(**candidate)(bench.updates, **statistics), cell.rank)
-        found = bench.scores(result, cell.protocol.select)
-        headlines = {t.name: one.values[t.headline] for t, one in zip(cell.tasks, found)}
-        mean = sum(headlines.values()) / len(headlines)
-        tried.append({
-            "cell": cell.digest, "point": candidate, "score": mean, "tasks": headlines,
-            "split": cell.protocol.select,
-        })  # fmt: skip
-        return mean
 
-    return cell.search.call(cell.merge.grid, score), tried
+def searched(cell: Cell, folder: Path | None) -> tuple[dict[str, Any], Rows]:
+    """What a row says of a search, and every candidate with its score."""
+    if folder is None:
+        return {"chosen": {}, "tuned_on": "none", "tuned_score": None}, []
+    told, wanted = read_told(folder), needs.searched(cell)
+    tried = [
+        {"cell": cell.digest, "point": {}, "score": None, **entry, "split": told["split"]}
+        for entry in read_history(folder)
+    ]
+    named = {key: told[key] for key in ("evaluations", "seconds", "excluded", "note") if told[key]}
+    search = {"name": cell.search.name, "artifact": wanted and wanted.digest, **named}
+    said = {"chosen": told["settings"], "tuned_on": told["split"], "tuned_score": told["score"]}
+    return {**said, "search": search}, tried
 
 
 def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:

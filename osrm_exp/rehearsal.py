@@ -30,6 +30,8 @@ from osrm_exp.adapter import Adapter
 from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Result, stack
 from osrm_exp.model import adapted_modules, check_fit, heads_of, skeleton
+from osrm_exp.search.coefficients import layers_of
+from osrm_exp.search.dry import check, dry
 from osrm_exp.spec import Cell, Merge, Need
 from osrm_exp.tasks.kinds import causal, classification
 from osrm_exp.tasks.metrics import metrics_of
@@ -57,29 +59,31 @@ class _Rows:
 
 class Stage:
     """The bench of a rehearsal: as many tasks as the cell has, on a tiny BERT or, where they are
-    written, a tiny Llama."""
+    written, a tiny Llama, of so many layers."""
 
     batch_size = ROWS
 
-    def __init__(self, cell: Cell, ranks: Sequence[int]) -> None:
+    def __init__(self, cell: Cell, ranks: Sequence[int], layers: int) -> None:
+        self.cell = cell
         self.rank, self.ranks = cell.tuning.lora.r, ranks
         self.width = 2 * max(ranks) + 2
         writes = cell.tasks[0].writes
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.net = self._network(writes).eval()
+            self.net = self._network(writes, layers).eval().requires_grad_(False)
         ends = ("q_proj", "v_proj") if writes else ("query", "value")
         self.modules = [name for name, _ in self.net.named_modules() if name.endswith(ends)]
         kind = causal if writes else classification
         self.tasks = [SimpleNamespace(kind=kind) for _ in cell.tasks]
         self.data = [_Rows(seed, writes) for seed in range(len(cell.tasks))]
-        self.heads: list[dict[str, nn.Module]] = [{} for _ in cell.tasks]
+        head: dict[str, nn.Module] = {} if writes else {"classifier": self.net.classifier}
+        self.heads = [head for _ in cell.tasks]
         self.updates = {module: self._update(number) for number, module in enumerate(self.modules)}
 
-    def _network(self, writes: bool) -> PreTrainedModel:
+    def _network(self, writes: bool, layers: int) -> PreTrainedModel:
         size = dict(
-            vocab_size=WORDS, hidden_size=self.width, num_hidden_layers=1, num_attention_heads=1,
-            intermediate_size=4, max_position_embeddings=TOKENS, eos_token_id=2,
+            vocab_size=WORDS, hidden_size=self.width, num_hidden_layers=layers, eos_token_id=2,
+            num_attention_heads=1, intermediate_size=4, max_position_embeddings=TOKENS,
         )  # fmt: skip
         if writes:
             return LlamaForCausalLM(LlamaConfig(**size))
@@ -105,8 +109,9 @@ def rehearse(cell: Cell, given: Mapping[str, Adapter] = {}) -> None:
     Raises:
         ValueError: in one sentence, which part of the config cannot work and why.
     """
-    _parts(cell)
-    stage = Stage(cell, [_rank(cell, task.name, given) for task in cell.tasks])
+    layers = _parts(cell)
+    ranks = [_rank(cell, task.name, given) for task in cell.tasks]
+    stage = Stage(cell, ranks, layers if cell.search.family else 1)
     for need in cell.diagnostics.values():
         with _told("diagnostics.statistics"):
             stage.statistic(need)
@@ -120,9 +125,9 @@ def _rank(cell: Cell, task: str, given: Mapping[str, Adapter]) -> int:
     return cell.tuning.of(task).lora.r
 
 
-def _parts(cell: Cell) -> None:
+def _parts(cell: Cell) -> int:
     """Whether the real architecture has the modules and heads that the config names, also where a
-    task or the arm of the heads has settings of its own."""
+    task or the arm of the heads has settings of its own; how many of its layers are adapted."""
     for task in cell.tasks:
         metrics_of(task)
     net = skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
@@ -132,6 +137,7 @@ def _parts(cell: Cell) -> None:
     for tuning in dict.fromkeys([*arms, *own]):
         adapted_modules(net, cell.model, tuning.lora.blocks, tuning.lora.r)
         check_fit(net, cell.model, tuning.max_length)
+    return len(layers_of(list(adapted_modules(net, cell.model, cell.tuning.lora.blocks))))
 
 
 def _start(cell: Cell, stage: Stage) -> None:
@@ -172,7 +178,10 @@ def _merge(merge: Merge, stage: Stage, cell: Cell) -> None:
             for _ in Result(merge.with_(**settings)(stage.updates, **statistics), cell.rank):
                 pass
     if cell.search.call:
-        cell.search.call.check("search", 2)
+        where = "merge.search" if merge.search else "search"
+        check(cell.search, where, cell.protocol.holdout)
+        with _told(f"{where} of merge={cell.names['merge']}"):
+            dry(cell, stage, statistics)
 
 
 def _corners(merge: Merge) -> Iterator[dict[str, Any]]:

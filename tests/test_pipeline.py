@@ -75,15 +75,13 @@ def test_search_takes_the_best_candidate(cell, workshop, monkeypatch):
     values = iter([0.2, 0.9])
     seen = []
 
-    def scores(self, merged, split):
+    def each(self, merged, split, heads=None):
         seen.append(split)
         value = next(values) if split == "tune" else 0.5
-        return [
-            Scored({t.headline: value}, {t.headline: 0.0}, False, 0.5, (0,), (0,), (0,))
-            for t in self.tasks
-        ]
+        for t in self.tasks:
+            yield Scored({t.headline: value}, {t.headline: 0.0}, False, 0.5, (0,), (0,), (0,))
 
-    monkeypatch.setattr(Bench, "scores", scores)
+    monkeypatch.setattr(Bench, "each", each)
     rows = pipeline.run(chosen, workshop).rows
     assert seen == ["tune", "tune", "validation"]
     assert rows[0]["settings"]["scaling"] == 0.7

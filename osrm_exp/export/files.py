@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from osrm_exp import needs, searchpath
 from osrm_exp.adapter import Adapter, read_adapter, write_adapter
 from osrm_exp.artifacts import Workshop
+from osrm_exp.artifacts.searched import outcome
 from osrm_exp.bench import Bench
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.export.card import card
@@ -94,8 +95,29 @@ def _check_wishes(out: Path, rank: int | None, task: str | None, cell: Cell) -> 
 def repeated(
     cell: Cell, rows: Sequence[Row], adapters: Sequence[Adapter], workshop: Workshop
 ) -> Result:
-    """A cell's merge once more, at the settings that its rows name."""
+    """A cell's merge once more, at the settings that its rows name, or as its search found it.
+
+    Raises:
+        ValueError: a search that the store does not hold, or one whose result has more to it than
+            updates.
+    """
     bench = Bench(cell, adapters, workshop)
+    wanted = needs.searched(cell)
+    if wanted and cell.search.family:
+        if not workshop.store.has(wanted):
+            raise ValueError(
+                f"{workshop.store.root} holds no search {wanted.label}-{wanted.digest}: give the "
+                "store of the run with paths.store=DIR, or run the cell again"
+            )
+        folder = workshop.store.folder(wanted)
+        result, heads = outcome(cell, bench, bench.statistics(), folder)
+        if heads:
+            raise ValueError(
+                f"merge={cell.names['merge']} puts a module of its own before every task's head, "
+                "which no adapter or checkpoint holds: evaluate it as it is, or take a merge "
+                "method without one"
+            )
+        return result
     merge = cell.merge.with_(**rows[0]["settings"])
     return Result(merge(bench.updates, **bench.statistics()), cell.rank)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,11 @@ class Dense:
     delta: Tensor
 
     rank = error = lost = None
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors that it is made of, each `[*, …]`."""
+        return (self.delta,)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,18 +91,10 @@ class Dense:
         return nearest(self.svd(), rank)
 
 
-@dataclass(frozen=True)
-class Routed:
-    """Experts of which every input chooses some: `sum_t p_t(x) delta_t x`, shared by all tasks.
-
-    `p` is the softmax of `|gate_t x|` over the experts, of which the `top` largest are kept and
-    scaled to sum to 1.
-    """
+class Experts:
+    """What all forms share whose experts every input chooses from."""
 
     experts: LowRank  # [task]
-    gate: Tensor  # [task, k, in]
-    top: int
-
     sharing = "routed"
 
     @property
@@ -128,22 +125,13 @@ class Routed:
             "evaluate it as it is, or take a merge method that does not route"
         )
 
-    def __mul__(self, scale: float) -> Routed:
-        return replace(self, experts=self.experts * scale)
-
-    def to(self, *args, **kwargs) -> Routed:
-        return Routed(self.experts.to(*args, **kwargs), self.gate.to(*args, **kwargs), self.top)
-
-    def task(self, _: int) -> Routed:
+    def task(self, _: int) -> Self:
         """The update itself: it looks at the input, not at the task."""
         return self
 
     def weights(self, x: Tensor) -> Tensor:
         """`p [..., task]` of inputs `[..., in]`."""
-        scores = torch.einsum("tki,...i->...tk", self.gate, x).norm(dim=-1)
-        shares, chosen = scores.softmax(-1).topk(self.top)
-        kept = shares / shares.sum(-1, keepdim=True)
-        return torch.zeros_like(scores).scatter(-1, chosen, kept)
+        raise NotImplementedError
 
     def added(self, x: Tensor, y: Tensor) -> Tensor:
         x = x.to(self.dtype)
@@ -151,4 +139,50 @@ class Routed:
         return (y + torch.einsum("tor,...tr->...o", self.experts.B, hidden)).to(y.dtype)
 
 
-Update = LowRank | Dense | Routed
+@dataclass(frozen=True)
+class Routed(Experts):
+    """Experts of which every input chooses some: `sum_t p_t(x) delta_t x`, shared by all tasks.
+
+    `p` is the softmax of `|gate_t x|` over the experts, of which the `top` largest are kept and
+    scaled to sum to 1.
+    """
+
+    experts: LowRank  # [task]
+    gate: Tensor  # [task, k, in]
+    top: int
+
+    def __mul__(self, scale: float) -> Routed:
+        return replace(self, experts=self.experts * scale)
+
+    def to(self, *args, **kwargs) -> Routed:
+        return Routed(self.experts.to(*args, **kwargs), self.gate.to(*args, **kwargs), self.top)
+
+    def weights(self, x: Tensor) -> Tensor:
+        scores = torch.einsum("tki,...i->...tk", self.gate, x).norm(dim=-1)
+        shares, chosen = scores.softmax(-1).topk(self.top)
+        kept = shares / shares.sum(-1, keepdim=True)
+        return torch.zeros_like(scores).scatter(-1, chosen, kept)
+
+
+@dataclass(frozen=True)
+class Gated(Experts):
+    """Experts that a small network weighs anew for every input: `w2 relu(w1 x + b1) + b2`."""
+
+    experts: LowRank  # [task]
+    w1: Tensor  # [width, in]
+    b1: Tensor  # [width]
+    w2: Tensor  # [task, width]
+    b2: Tensor  # [task]
+
+    def __mul__(self, scale: float) -> Gated:
+        return replace(self, experts=self.experts * scale)
+
+    def to(self, *args, **kwargs) -> Gated:
+        gate = (part.to(*args, **kwargs) for part in (self.w1, self.b1, self.w2, self.b2))
+        return Gated(self.experts.to(*args, **kwargs), *gate)
+
+    def weights(self, x: Tensor) -> Tensor:
+        return torch.relu(x @ self.w1.mT + self.b1) @ self.w2.mT + self.b2
+
+
+Update = LowRank | Dense | Routed | Gated

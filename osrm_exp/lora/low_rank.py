@@ -39,6 +39,11 @@ class LowRank:
             object.__setattr__(self, "ranks", (self.rank,) * len(self.A))
 
     @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors that it is made of, each `[*, …]`."""
+        return self.A, self.B
+
+    @property
     def rank(self) -> int:
         return self.A.shape[-2]
 

@@ -34,6 +34,11 @@ def merge(
         ValueError: an unknown method or hyperparameter, a missing statistic, unfit adapters.
     """
     method = configured(name)
+    if method.search:
+        raise ValueError(
+            f"{name} is found by a search on rows of the tasks: run it as a cell, "
+            f"python -m osrm_exp merge={name} (README), and export it"
+        )
     statistics = {k: options.pop(k) for k in method.statistics if k in options}
     if missing := [k for k in method.statistics if k not in statistics]:
         raise ValueError(

@@ -70,6 +70,46 @@ def doge_ta_sgd(
     return _doge(updates, eta, density, subspace, modify)
 
 
+def doge_tasks(
+    updates: Mapping[str, LowRank],
+    /,
+    *,
+    eta: float,
+    density: float,
+    subspace: int | None,
+    iterations: int,
+    lr: float,
+) -> Mapping[str, Dense]:
+    """What DOGE AM scales: every task's masked delta with a modification of its own.
+
+    `mask_t (delta_t + D_t)`, `[task, out, in]`, all `D_t` by one Adam on the loss of `doge_ta` with
+    `sum_t w_t (delta_t + D_t)` merged; the weights `w_t` shape the modifications and go no further.
+    fusion_bench `DOGE_AM`; ibid. As a gradient is `w_t` times one and the same matrix, and Adam is
+    blind to scales, the modifications come out nearly equal.
+
+    Args:
+        updates: a stack a module.
+        eta: as in `doge_ta`.
+        density: as in `doge_ta`.
+        subspace: as in `doge_ta`; null is the number of tasks, as in the port.
+        iterations: as in `doge_ta`.
+        lr: as in `doge_ta`.
+    """
+    precise = {module: stack.to(torch.float64) for module, stack in updates.items()}
+    parts = {module: stream(stack) for module, stack in precise.items()}
+    threshold = trim_threshold(list(parts.values()), density, "kthvalue", None)
+
+    def compute(module: str) -> Dense:
+        stack = precise[module]
+        weights, Q = balancing(stack, eta), shared_space(stack, subspace or len(stack))
+        kept = torch.cat([block.clone() for block in parts[module].blocks()], dim=1)
+        mask = kept.abs() >= threshold[:, None, None]
+        changes = adam_tasks(stack, weights, Q, iterations=iterations, lr=lr)
+        return Dense((mask * kept.add_(changes)).to(updates[module].dtype))
+
+    return Lazy(updates, compute)
+
+
 def _doge(
     updates: Mapping[str, LowRank],
     eta: float,
@@ -127,6 +167,21 @@ def adam(stack: LowRank, weights: Tensor, Q: Tensor, *, iterations: int, lr: flo
         change.grad = gradient(change @ A.mT) @ A
         optimizer.step()
     return change
+
+
+def adam_tasks(stack: LowRank, weights: Tensor, Q: Tensor, *, iterations: int, lr: float) -> Tensor:
+    """A modification a task, `[task, out, in]`, by one Adam from 0, as `adam`."""
+    A, gradient = stack.total().A, _gradient(stack, weights, Q)
+    changes, total = A.new_zeros(len(stack), *stack.shape), weights.sum()
+    if total == 0:
+        return changes
+    shares = (weights / total)[:, None, None]
+    optimizer = torch.optim.Adam([changes], lr=lr)
+    for _ in range(iterations):
+        together = (shares * changes).sum(0)  # the one modification with the same effect
+        changes.grad = shares * (gradient(together @ A.mT) @ A)
+        optimizer.step()
+    return changes
 
 
 def descent(stack: LowRank, weights: Tensor, Q: Tensor, *, iterations: int, lr: float) -> LowRank:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import add
 
 import torch
 from torch import Tensor
 
+from osrm_exp.lora import Dense
 from osrm_exp.merging.selection import trim, trim_threshold
 from osrm_exp.merging.spaces import Merged, Stacks, in_space
 from osrm_exp.merging.streams import Stream, blockwise, changed, per_group, streams
@@ -56,6 +58,47 @@ def ties_of(
     """`ties` on stacks that are read as streams."""
     if merge not in ("mean", "sum"):
         raise ValueError(f"merge {merge!r} is unknown: choose mean or sum")
+    trimmed, elected = _election(parts, density, granularity, counting, total_parameters)
+
+    def disjoint(module: str, block: Tensor) -> Tensor:
+        agreeing, sign = elected(module, block)
+        total = agreeing.sum(0).mul_(sign)
+        return total.div_(voters(agreeing).clamp_(min=1)) if merge == "mean" else total
+
+    return blockwise(trimmed, lambda module, block: disjoint(module, block).mul_(scaling))
+
+
+def ties_tasks(
+    updates: Stacks,
+    /,
+    *,
+    density: float,
+    granularity: str,
+    counting: str,
+    total_parameters: int | None,
+) -> Mapping[str, Dense]:
+    """What TIES leaves of every task before it is merged: trimmed, without entries that disagree.
+
+    AdaMerging++ scales these, `[task, out, in]`. Options as in `ties`, whose `merge: sum` is their
+    sum.
+    """
+    trimmed, elected = _election(streams(updates), density, granularity, counting, total_parameters)
+
+    def kept(module: str, block: Tensor) -> Tensor:
+        agreeing, sign = elected(module, block)
+        return agreeing.mul_(sign)
+
+    return blockwise(trimmed, kept)
+
+
+def _election(
+    parts: dict[str, Stream],
+    density: float,
+    granularity: str,
+    counting: str,
+    total_parameters: int | None,
+) -> tuple[dict[str, Stream], Callable[[str, Tensor], tuple[Tensor, Tensor]]]:
+    """Trimmed streams; of a block of theirs the agreeing magnitudes `[task, *]` and the sign."""
 
     def measure(group: list[Stream]) -> Tensor:
         return trim_threshold(group, density, counting, total_parameters)
@@ -64,17 +107,15 @@ def ties_of(
     trimmed = changed(parts, lambda module, block: trim(block, threshold(module)))
     majority = per_group(trimmed, granularity, _majority)
 
-    def disjoint(module: str, block: Tensor) -> Tensor:
+    def elected(module: str, block: Tensor) -> tuple[Tensor, Tensor]:
         total = block.sum(0)
         sign = plus_or_minus(total)
         drawn = (total == 0) & (block.amax(0) > 0)
         if drawn.any():  # nearly never, so the majority is counted only where a draw asks for it
             sign = torch.where(drawn, majority(module), sign)
-        agreeing = block.mul_(sign).clamp_(min=0)
-        total = agreeing.sum(0).mul_(sign)
-        return total.div_(voters(agreeing).clamp_(min=1)) if merge == "mean" else total
+        return block.mul_(sign).clamp_(min=0), sign
 
-    return blockwise(trimmed, lambda module, block: disjoint(module, block).mul_(scaling))
+    return trimmed, elected
 
 
 def plus_or_minus(total: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ def coefficient_curves(found: pd.DataFrame, searches: pd.DataFrame) -> pd.DataFr
         found: what `scores` makes of rows.
         searches: `cell, point, score, split`, a row a candidate.
     """
-    if searches.empty:
+    searches = searches[searches.score.notna()] if len(searches) else searches
+    if searches.empty:  # a step of a gradient, a candidate that was given up
         return pd.DataFrame()
     cells = found.drop_duplicates("cell").set_index("cell")
     tried = [

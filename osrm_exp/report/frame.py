@@ -86,8 +86,31 @@ def _identity(found: pd.DataFrame, ends: dict) -> pd.DataFrame:
     table = grouped[[*SETUP[:-1], "init", "heads", "merge", "space"]].first()
     for column in ["settings", "given", "chosen"]:
         table[column] = grouped[column].agg(_either)
+    table["search"], table["data"] = _told(cells, grouped, "search"), _told(cells, grouped, "data")
     table["tuned on"], table["output"] = grouped.tuned_on.first(), grouped.output.first()
     return table.assign(seeds=grouped.seed.nunique())
+
+
+def _told(cells: pd.DataFrame, grouped: Any, column: str) -> pd.Series:
+    """What rows say of their search, or of the data that a merge has seen; nothing, of old ones."""
+    found = cells[column] if column in cells else pd.Series(None, cells.index, dtype=object)
+    words = {"search": _search, "data": _data}[column]
+    return (
+        found.map(words)
+        .groupby([cells[key] for key in LINE], sort=False)
+        .first()
+        .reindex(grouped.size().index)
+    )
+
+
+def _search(said: Any) -> str:
+    return said["name"] if isinstance(said, dict) else ""
+
+
+def _data(said: Any) -> str:
+    """`unlabeled validation (reported)`: what touches the reported split says so."""
+    seen = said if isinstance(said, list) else []
+    return ", ".join(f"{s} (reported)" if s.endswith("validation") else s for s in seen)
 
 
 def _either(settings: pd.Series) -> str:

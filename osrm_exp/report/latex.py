@@ -16,7 +16,7 @@ SPECIAL = {
     "±": r"$\pm$", "−": r"$-$", "—": "---", "–": "--", "…": r"\dots{}", "×": r"$\times$",
     "*": r"$\ast$", "†": r"$\dagger$", "‡": r"$\ddagger$", "§": r"\S{}", "¶": r"\P{}",
 }  # fmt: skip
-OF_MERGE = ["space", "tuned on", "output"]
+OF_MERGE = ["space", "search", "data", "tuned on", "output"]
 KINDS = {"seeds": "r"}  # of columns; others stand to the left
 
 
@@ -40,7 +40,7 @@ def latex(table: pd.DataFrame, text: pd.DataFrame, foot: str, name: str) -> str:
     points stand below each other. What every merge says by itself (its space, output and tuned
     split) is left to the other formats; what is wider than the page is scaled to it.
     """
-    said = [c for c in OF_MERGE if (text.groupby("merge")[c].nunique() <= 1).all()]
+    said = [c for c in OF_MERGE if c in text and (text.groupby("merge")[c].nunique() <= 1).all()]
     text = text.drop(columns=said)
     numbers, bold = score_columns(table, text), best(table)
     kinds = "".join("r@{}l" if c in numbers else KINDS.get(c, "l") for c in text)

@@ -39,6 +39,8 @@ def _hidden(table: pd.DataFrame) -> list[str]:
         **{key: table[key].nunique() == 1 for key in SETUP},
         "heads": (table["heads"] == "own").all(),
         "seeds": (table.seeds == 1).all(),
+        "search": table.search.isin(["", "grid"]).all(),
+        "data": (table["data"] == "").all(),
         "recovered": table.recovered.str[0].isna().all(),
     }
     return [*HIDDEN, *(column for column, hides in silent.items() if hides)]

@@ -10,7 +10,9 @@ from osrm_exp.spec.methods import Called as Called
 from osrm_exp.spec.methods import Init as Init
 from osrm_exp.spec.methods import Merge as Merge
 from osrm_exp.spec.methods import Need as Need
+from osrm_exp.spec.methods import Objective as Objective
 from osrm_exp.spec.methods import Search as Search
+from osrm_exp.spec.searched import Searched as Searched
 from osrm_exp.spec.stages import FineTune as FineTune
 from osrm_exp.spec.stages import Given as Given
 from osrm_exp.spec.stages import Statistic as Statistic

@@ -34,6 +34,7 @@ class Need(Called):
     samples: PositiveInt
     of: Literal["pretrained", "expert", "suite"] = "pretrained"  # whose inputs are seen
     tasks: Literal["own", "others"] = "own"  # of an init: this task's, or every other one's
+    data: str = Field(default="unlabeled train", exclude=True)  # what it sees of a task, for rows
 
 
 class Init(Called):
@@ -49,6 +50,38 @@ class Init(Called):
     statistics: dict[str, Need] = {}
 
 
+class Part(Called):
+    """A function of a search beside its optimiser."""
+
+    call: Call
+
+
+class Objective(Part):
+    """What a candidate is judged by, and on which rows."""
+
+    split: Literal["train", "tune", "validation"] | None = None  # null: protocol.select
+    rows: PositiveInt | None = None  # of every task; null takes the whole split
+
+
+class Search(Called):
+    """How a merge's free coefficients are chosen: family x objective x optimiser.
+
+    A null `call` takes them as they stand. A null `family` has the merge's own settings alone; a
+    null `objective` is the mean headline on the split that the protocol names.
+    """
+
+    call: Call | None
+    family: Part | None = None
+    first: Part | None = None  # what updates go through, task by task, before they are scaled
+    objective: Objective | None = None
+
+    @property
+    def name(self) -> str:
+        """Optimiser and objective, `adam entropy`; none where nothing is searched."""
+        parts = [self.call, self.objective and self.objective.call] if self.call else []
+        return " ".join(one.name.partition(":")[2].lower() for one in parts if one) or "none"
+
+
 class Merge(Called):
     """A merge method with its settings: `conf/merge/<name>.yaml` at the door."""
 
@@ -58,6 +91,7 @@ class Merge(Called):
     in_space: str | None = Field(default=None, exclude=True)  # where the function knows only one
     neutral: dict[str, Any] | None = Field(default=None, exclude=True)  # for the tests, as `laws`
     laws: tuple[str, ...] = Field(default=(), exclude=True)
+    search: Search | None = Field(default=None, exclude=True)  # of its own; the cell's takes it
 
     @property
     def space(self) -> str:
@@ -83,9 +117,3 @@ class Merge(Called):
         from osrm_exp.merging.contract import upheld  # torch: not before there is something to do
 
         return upheld(self.call.function)(updates, **statistics, **self.call.options)
-
-
-class Search(Called):
-    """How a merge's free coefficients are chosen; null takes them as they stand."""
-
-    call: Call | None

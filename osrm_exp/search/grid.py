@@ -1,57 +1,55 @@
-"""Search over a merge's free coefficients: an optimiser proposes, an objective scores.
-
-    def optimiser(candidates, score, *, options) -> settings
-
-`candidates` is the merge's `grid`, `score` the objective: the mean headline over tasks on the split
-that the protocol names, with the base model and all adapters loaded once.
-"""
+"""Every point of a product of values, and beyond its ends where asked to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
 from tqdm import tqdm
 
+from osrm_exp.search.problem import Found, Point, Problem
+
 STEPS = 8  # how far a grid widens beyond each of its ends
+MOST = 10_000  # points
 
-Point = dict[str, Any]
 
-
-def grid(
-    candidates: Mapping[str, Sequence[Any]], score: Callable[[Point], float], /, *, widen: bool
-) -> Point:
+def grid(problem: Problem, /, *, widen: bool) -> Found:
     """The best point of a full product; the first of equals, so order is part of the grid.
 
     Args:
-        candidates: the values to try, by name.
-        score: of a point, the higher the better.
+        problem: what `space` lists is tried.
         widen: where the best point lies at an end of the numbers of a key, go on beyond it in the
             step of the last two, until the best point is no end, or for `STEPS` steps.
+
+    Raises:
+        ValueError: more points than anybody wants.
     """
-    if not candidates:
-        return {}  # an evaluation that nothing hangs on is saved
-    axes = {key: list(values) for key, values in candidates.items()}
-    scores: dict[tuple, float] = {}
+    axes = {key: list(values) for key, values in problem.space.items()}
+    if not 0 < (count := prod(len(values) for values in axes.values())) <= MOST:
+        raise ValueError(
+            f"a grid of {count} points: values of {', '.join(axes)} give 1 to {MOST}; "
+            "search=optuna draws from more"
+        )
+    scores: dict[str, tuple[Any, Point]] = {}  # values may be lists
     for _ in range(1 + widen * STEPS):
-        points = [values for values in product(*axes.values()) if values not in scores]
-        for values in tqdm(points, desc="search", leave=False, delay=1):
-            scores[values] = score(dict(zip(axes, values)))
-        first = max(scores, key=scores.__getitem__)
-        best = dict(zip(axes, first))
+        points = [dict(zip(axes, values)) for values in product(*axes.values())]
+        for point in tqdm(points, desc="search", leave=False, delay=1):
+            if repr(point) not in scores:
+                scores[repr(point)] = problem.score(point), point
+        _, best = max(scores.values(), key=lambda found: found[0])
         if not (widen and _widened(axes, best)):
             break
-    return best
+    return problem.chosen(best)
 
 
-def scored(
-    candidates: Mapping[str, Sequence[Any]], score: Callable[[Point], float], /, *, widen: bool
-) -> Point:
+def scored(problem: Problem, /, *, widen: bool) -> Found:
     """`grid`; where there is nothing to choose, what stands is scored all the same."""
-    if not candidates:
-        score({})
-    return grid(candidates, score, widen=widen)
+    if problem.space:
+        return grid(problem, widen=widen)
+    problem.score({})
+    return problem.chosen({})
 
 
 def _widened(axes: dict[str, list[Any]], best: Point) -> bool:

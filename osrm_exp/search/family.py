@@ -1,0 +1,53 @@
+"""Families: what is free in a searched merge, and what a choice of it makes of the adapters.
+
+    class Family:
+        def __init__(self, scene: Scene, /, *, options): ...
+
+An optimiser moves `start`, tensors by name, or proposes a number for each name of `space`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from osrm_exp.lora import Dense, LowRank, Update
+
+Tensors = dict[str, Tensor]
+Stacks = Mapping[str, LowRank | Dense]
+Settings = Mapping[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What a choice amounts to."""
+
+    updates: Mapping[str, Update]
+    heads: Sequence[Mapping[str, nn.Module]] | None = None  # in the place of the adapters' own
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a family is made from."""
+
+    updates: Stacks  # after `first`
+    merge: Callable[[Stacks, Settings], Mapping[str, Update]]  # its statistics bound
+    tasks: Sequence[str]
+    bench: Any  # the loaded network, see `osrm_exp.bench`
+
+
+class Family(Protocol):
+    """A merge with something free."""
+
+    start: Tensors
+    limits: tuple[float, float] | None  # that tensors are kept within
+    space: Mapping[str, tuple[Any, ...]]  # values to try by name; the ends are the range
+    penalty: float  # of the mean magnitude of what is free
+
+    def read(self, point: Mapping[str, float]) -> Tensors:
+        """The tensors of a point of `space`."""
+
+    def outcome(self, settings: Settings, tensors: Tensors) -> Outcome:
+        """Differentiable in the tensors wherever the merge is."""
