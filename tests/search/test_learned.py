@@ -10,6 +10,7 @@ from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.searched import outcome, read_told
 from osrm_exp.bench import Bench
+from osrm_exp.export.files import export
 from osrm_exp.lora import LowRank, Result
 from osrm_exp.model import applied, logits
 from osrm_exp.search import prodistill
@@ -366,3 +367,27 @@ def test_learned_merges_run_on_every_family(cell, workshop, family, name):
              "surgery": ["merge.search.steps=2"]}[name]  # fmt: skip
     rows = pipeline.run(cell(family, *SHORT, f"merge={name}", *quick), workshop).rows
     assert rows[0]["data"] == ["unlabeled tune"]
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"),
+    [("adamerging_task", None), ("surgery", "a module of its own"), ("wemoe", "chooses among")],
+)
+def test_what_was_found_is_exported_or_refused_in_a_sentence(cell, shop, tmp_path, name, refusal):
+    chosen = cell("roberta", *SHORT, f"merge={name}", "merge.search.steps=2")
+    done = pipeline.run(chosen, shop)
+
+    def written():
+        return export(chosen, done.rows, tmp_path / "out", shop, rank=None, merged=False, task=None)
+
+    if refusal:
+        with pytest.raises(ValueError, match=refusal):
+            written()
+        assert not (tmp_path / "out").exists()
+        return
+    saved = read_adapter(written()).updates
+    folders = shop.store.get_all(needs.fine_tunes(chosen), shop)
+    bench = Bench(chosen, [read_adapter(folder) for folder in folders], shop)
+    result, _ = outcome(chosen, bench, {}, shop.store.folder(needs.searched(chosen)))
+    for module, update in result:
+        torch.testing.assert_close(saved[module].delta, update.delta, rtol=1e-4, atol=1e-6)

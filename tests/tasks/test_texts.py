@@ -72,7 +72,7 @@ def test_a_likelihood_is_a_mean_over_rows_and_the_loss_one_over_tokens():
 
 
 def test_refusals_are_told_by_how_they_begin():
-    said = ["I’m sorry, no", "Sorry.", " I cannot help", "As an AI model", "\"I can't"]
+    said = ["I’m sorry, no", "Sorry.", " I cannot help", "As an AI model", '"I can\'t']
     assert all(map(refuses, said))
     assert not any(map(refuses, ["Sure, I can", "To kill a process", "", "The sorry state"]))
 

@@ -1,0 +1,186 @@
+"""What a search costs beside the passes that it cannot do without, on a real network.
+
+    python benchmarks/search.py --model DIR [--tasks 8] [--rows 64] [--evaluations 100]
+
+Two ratios, timed in turn so that a busy machine slows both alike: candidates of task arithmetic
+beside bare forward passes over the same rows, and a gradient step of layer-wise AdaMerging beside a
+forward and a backward of the same batches. Adapters and rows are random: neither changes a time.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from osrm_exp.bench import Bench
+from osrm_exp.lora import LowRank
+from osrm_exp.model import adapted_modules, applied, heads_of, load_backbone, logits
+from osrm_exp.record import build
+from osrm_exp.search.history import History
+from osrm_exp.search.problem import Problem
+from osrm_exp.spec import Merge, Model, Search
+from osrm_exp.tasks.kinds import classification
+
+COEFFICIENTS = {
+    "_target_": "osrm_exp.search.Coefficients", "groups": "module", "per_task": True,
+    "grain": "update", "start": 0.3, "values": [0.0, 1.0], "penalty": 0.0, "weights": None,
+    "normalize": False,
+}  # fmt: skip
+ENTROPY = {"_target_": "osrm_exp.search.Entropy", "normalize": True, "split": "tune"}
+
+
+class Rows:
+    """Random tokens of one task, with two classes."""
+
+    def __init__(self, count: int, length: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(1000, 20000, (count, length), generator=generator)
+        self.tune = self.train = self.validation = list(ids)
+
+    def batches(self, _: str, size: int, rows: int | None = None) -> list[dict]:
+        chosen = self.tune[:rows]
+        return [self.collate(chosen[i : i + size]) for i in range(0, len(chosen), size)]
+
+    def collate(self, rows: list, _: int | None = None) -> dict:
+        ids = torch.stack(rows)
+        labels = torch.arange(len(rows)) % 2
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+    def numbers(self, _: str) -> list[int]:
+        return list(range(len(self.tune)))
+
+
+def network_of(path: str) -> tuple[torch.nn.Module, dict, dict]:
+    """The network, its query and value modules, and its heads."""
+    model = Model(
+        name="bert", path=path, blocks={"q": "query", "v": "value"},
+        heads=("pooler", "classifier"), attention="eager", weights="",
+    )  # fmt: skip
+    net = load_backbone(model, 2, precision="fp32").eval().requires_grad_(False)
+    return net, adapted_modules(net, model, ["q", "v"]), heads_of(net, model)
+
+
+def bench_of(
+    net: torch.nn.Module, modules: dict, heads: dict, options: argparse.Namespace
+) -> Bench:
+    """A bench without a store."""
+    generator, bench = torch.Generator().manual_seed(0), object.__new__(Bench)
+    task = {"kind": classification, "outputs": 2, "headline": "accuracy", "labels": ("a", "b")}
+    bench.tasks = [SimpleNamespace(name=f"t{i}", **task) for i in range(options.tasks)]
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(options.tasks, *shape, generator=generator) / 50
+
+    bench.updates = {
+        name: LowRank(drawn(options.rank, m.in_features), drawn(m.out_features, options.rank))
+        for name, m in modules.items()
+    }
+    bench.net, bench.heads = net, [heads] * options.tasks
+    bench.data = [Rows(options.rows, options.length, seed) for seed in range(options.tasks)]
+    bench.batch_size, bench.batches = 64, None
+    bench.batches = _kept(bench)
+    return bench
+
+
+def _kept(bench: Bench) -> Callable:
+    found: dict = {}
+
+    def batches(index: int, split: str, rows: int | None = None) -> list:
+        if index not in found:
+            found[index] = bench.data[index].batches(split, bench.batch_size, rows)
+        return found[index]
+
+    return batches
+
+
+def problem_of(bench: Bench, folder: str, searched: bool) -> Problem:
+    """A grid over a scaling, or layer-wise AdaMerging."""
+    merge = build(
+        Merge,
+        {"_target_": "osrm_exp.merging.task_arithmetic", "space": "delta", "scaling": 1.0,
+         "grid": None if searched else {"scaling": [0.3]}},
+        "merge",
+    )  # fmt: skip
+    own = {"family": COEFFICIENTS, "objective": ENTROPY} if searched else {}
+    search = build(Search, {"_target_": "osrm_exp.search.grid", "widen": False, **own}, "search")
+    cell = SimpleNamespace(
+        merge=merge, search=search, tasks=bench.tasks, rank=None, seed=1,
+        protocol=SimpleNamespace(select="tune"), names={"merge": "task_arithmetic"},
+    )  # fmt: skip
+    return Problem(cell, bench, {}, History(Path(folder)))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_turn(one: Callable, other: Callable, count: int) -> dict[str, float]:
+    """Both `count` times, in turn: their sums, and the median of the ratios of neighbours."""
+    one(), other()  # warm
+    pairs = [(timed(one), timed(other)) for _ in range(count)]
+    ratio = statistics.median(a / b for a, b in pairs)
+    total = [sum(seconds) for seconds in zip(*pairs)]
+    return {
+        "searched_s": round(total[0], 2), "bare_s": round(total[1], 2),
+        "ratio_of_sums": round(total[0] / total[1], 3), "median_ratio": round(ratio, 3),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Prints both ratios as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True, help="a BERT's checkpoint")
+    for name, default in {"tasks": 8, "rows": 64, "length": 32, "rank": 8, "batch": 16,
+                          "evaluations": 100, "steps": 20, "threads": 1}.items():  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    net, modules, heads = network_of(options.model)
+    bench = bench_of(net, modules, heads, options)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        grid, learned = problem_of(bench, folder, False), problem_of(bench, other, True)
+        scalings = iter(range(10**9))
+
+        def candidate() -> None:
+            grid.score({"scaling": next(scalings) / 1000})
+
+        def bare() -> None:
+            for index in range(options.tasks):
+                logits(net, bench.batches(index, "tune"))
+
+        evaluated = in_turn(candidate, bare, options.evaluations)
+        free = {n: t.clone().requires_grad_() for n, t in learned.family.start.items()}
+        batches = {i: [bench.data[i].collate(bench.data[i].tune[: options.batch])]
+                   for i in range(options.tasks)}  # fmt: skip
+        alone = {name: stack.task(0) for name, stack in bench.updates.items()}
+        leaves = {
+            name: LowRank(one.A.clone().requires_grad_(), one.B.clone().requires_grad_())
+            for name, one in alone.items()
+        }
+
+        def trained() -> None:  # one adapter on the same batches
+            for index, (batch,) in batches.items():
+                inputs = {k: v for k, v in batch.items() if k != "labels"}
+                with applied(net, leaves, bench.heads[index]):
+                    out = net(**inputs).logits
+                classification.loss(out, batch["labels"]).backward()
+
+        stepped = in_turn(
+            lambda: learned.gradient(free, batches.__getitem__), trained, options.steps
+        )
+    said = {"options": vars(options) | {"model": Path(options.model).name},
+            "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}  # fmt: skip
+    print(json.dumps({**said, "candidates": evaluated, "gradient": stepped}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
