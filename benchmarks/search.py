@@ -83,20 +83,8 @@ def bench_of(
     }
     bench.net, bench.heads = net, [heads] * options.tasks
     bench.data = [Rows(options.rows, options.length, seed) for seed in range(options.tasks)]
-    bench.batch_size, bench.batches = 64, None
-    bench.batches = _kept(bench)
+    bench.batch_size = 64
     return bench
-
-
-def _kept(bench: Bench) -> Callable:
-    found: dict = {}
-
-    def batches(index: int, split: str, rows: int | None = None) -> list:
-        if index not in found:
-            found[index] = bench.data[index].batches(split, bench.batch_size, rows)
-        return found[index]
-
-    return batches
 
 
 def problem_of(bench: Bench, folder: str, searched: bool) -> Problem:

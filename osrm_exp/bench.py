@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -24,8 +24,8 @@ from osrm_exp.model import (
 )
 from osrm_exp.spec import Cell, Model
 from osrm_exp.tasks import data
-from osrm_exp.tasks.kinds import Batch
 from osrm_exp.tasks.metrics import Scored, scores
+from osrm_exp.tasks.prompts import Batch
 
 Heads = Sequence[Mapping[str, nn.Module]]  # of every task, by path
 Network = Callable[..., AbstractContextManager]
@@ -109,7 +109,7 @@ class Bench:
         with applied(self.net, merged) if shared else nullcontext():
             yield network
 
-    def _collated(self, index: int, split: str, rows: int | None = None) -> list[Batch]:
+    def batches(self, index: int, split: str, rows: int | None = None) -> list[Batch]:
         """A task's batches of a split."""
         return self.data[index].batches(split, self.batch_size, rows)
 

@@ -93,8 +93,7 @@ def of_merge(cell: Cell, found: Sequence[Expert]) -> dict[str, list[Statistic]]:
 
 def searched(cell: Cell) -> Searched | None:
     """The search of a cell's coefficients; None where nothing is free."""
-    search = cell.search
-    if not (search.call and (cell.merge.grid or search.family or search.always)):
+    if not (cell.search.call and (cell.merge.grid or cell.search.family)):
         return None
     found = fine_tunes(cell)
     statistics = (one for asked in of_merge(cell, found).values() for one in asked)

@@ -34,9 +34,7 @@ from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Result, stack
 from osrm_exp.model import adapted_modules, check_fit, heads_of, skeleton
 from osrm_exp.search.coefficients import layers_of
-from osrm_exp.search.family import Tensors
-from osrm_exp.search.history import History
-from osrm_exp.search.problem import Point, Problem
+from osrm_exp.search.dry import check, dry
 from osrm_exp.spec import Cell, Merge, Need
 from osrm_exp.tasks.kinds import causal, classification
 from osrm_exp.tasks.metrics import metrics_of
@@ -81,15 +79,14 @@ class Stage:
         kind = causal if writes else classification
         self.tasks = [SimpleNamespace(kind=kind) for _ in cell.tasks]
         self.data = [_Rows(seed, writes) for seed in range(len(cell.tasks))]
-        head = {} if writes else {"classifier": self.net.classifier}
-        self.heads: list[dict[str, nn.Module]] = [dict(head) for _ in cell.tasks]
+        head: dict[str, nn.Module] = {} if writes else {"classifier": self.net.classifier}
+        self.heads = [head for _ in cell.tasks]
         self.updates = {module: self._update(number) for number, module in enumerate(self.modules)}
 
     def _network(self, writes: bool, layers: int) -> PreTrainedModel:
         size = dict(
-            vocab_size=WORDS, hidden_size=self.width, num_hidden_layers=layers,
+            vocab_size=WORDS, hidden_size=self.width, num_hidden_layers=layers, eos_token_id=2,
             num_attention_heads=1, intermediate_size=4, max_position_embeddings=TOKENS,
-            eos_token_id=2,
         )  # fmt: skip
         if writes:
             return LlamaForCausalLM(LlamaConfig(**size))
@@ -150,7 +147,7 @@ def _parts(cell: Cell) -> int:
             )
         found |= set(adapted)
         check_fit(net, cell.model, tuning.max_length)
-    return len(layers_of(list(found)))
+    return len(layers_of(list(adapted_modules(net, cell.model, cell.tuning.lora.blocks))))
 
 
 def _start(cell: Cell, stage: Stage) -> None:
@@ -191,65 +188,10 @@ def _merge(merge: Merge, stage: Stage, cell: Cell) -> None:
             for _ in Result(merge.with_(**settings)(stage.updates, **statistics), cell.rank):
                 pass
     if cell.search.call:
-        _search(cell, stage, statistics)
-
-
-def _search(cell: Cell, stage: Stage, statistics: Mapping[str, Any]) -> None:
-    search = cell.search
-    where = "merge.search" if cell.merge.search else "search"
-    assert search.call is not None
-    search.call.check(where, 1)
-    parts = {"family": search.family, "first": search.first, "objective": search.objective}
-    for (name, part), given in zip(parts.items(), (1, 1, 0)):
-        if part:
-            part.call.check(f"{where}.{name}", given)
-    objective = search.objective
-    if objective and objective.split == "tune" and cell.protocol.holdout == 0:
-        raise ValueError(
-            f"{where}.objective.split=tune: protocol.holdout=0 holds no row out: take train, "
-            "or protocol=clean"
-        )
-    with _told(f"{where} of merge={cell.names['merge']}"), TemporaryDirectory() as folder:
-        problem = _Dry(cell, stage, statistics, History(Path(folder)))
-        for _ in Result(problem.family.outcome(problem.settings, problem.family.start).updates):
-            pass
-        if needs.searched(cell):
-            if not problem.members:
-                raise ValueError(
-                    f"no task of {', '.join(t.name for t in cell.tasks)} has anything to say by "
-                    f"{search.name.split()[-1]}: a regression has one output, whose entropy is 0"
-                )
-            with suppress(_Enough):
-                search.call(problem)
-
-
-class _Enough(Exception):  # noqa: N818 (it is none)
-    """A search has shown that it goes."""
-
-
-class _Dry(Problem):
-    """A search whose candidates cost nothing, and which ends after a few."""
-
-    left = TRIED
-
-    def score(self, point: Point, stop: Any = None) -> float:  # noqa: ARG002
-        self._count()
-        self._known[self._key(point)] = {"score": 0.5}
-        return 0.5
-
-    def tick(self) -> None:
-        self._count()
-
-    def gradient(self, tensors: Tensors, draw: Any) -> dict:  # noqa: ARG002
-        self._count()
-        for tensor in tensors.values():
-            tensor.sum().backward()
-        return {}
-
-    def _count(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise _Enough
+        where = "merge.search" if merge.search else "search"
+        check(cell.search, where, cell.protocol.holdout)
+        with _told(f"{where} of merge={cell.names['merge']}"):
+            dry(cell, stage, statistics)
 
 
 def _corners(merge: Merge) -> Iterator[dict[str, Any]]:

@@ -30,9 +30,9 @@ def upheld(method: Method) -> Method:
         return method
 
     @wraps(method)
-    def held(updates: Mapping[str, Stack], /, *args: Any, **keywords: Any) -> Mapping:
+    def held(updates: Mapping[str, LowRank | Dense], /, *args: Any, **keywords: Any) -> Mapping:
         for module, stack in updates.items():
-            _check_stack(module, stack)
+            _check_finite(module, stack)
         precise = {module: _promoted(stack) for module, stack in updates.items()}
         merged = method(precise, *args, **keywords)
         if all(precise[module].dtype == stack.dtype for module, stack in updates.items()):
@@ -43,13 +43,13 @@ def upheld(method: Method) -> Method:
     return held
 
 
-def _promoted(stack: Stack) -> Stack:
+def _promoted(stack: LowRank | Dense) -> LowRank | Dense:
     dtype = reduce(torch.promote_types, (part.dtype for part in stack.parts), torch.float32)
     return stack.to(dtype)
 
 
-def _check_stack(module: str, stack: Stack) -> None:
-    if not isinstance(stack, Stack) or any(part.dim() != 3 for part in stack.parts):
+def _check_finite(module: str, stack: LowRank | Dense) -> None:
+    if not isinstance(stack, LowRank | Dense) or stack.parts[0].dim() != 3:
         raise ValueError(
             f"the updates of {module} are no stack of low-rank ones with a task axis in front: "
             "osrm_exp.adapter.stacked makes one of several adapters"

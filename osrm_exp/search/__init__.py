@@ -17,6 +17,7 @@ from osrm_exp.search.evolution import nevergrad as nevergrad
 from osrm_exp.search.gates import Gates as Gates
 from osrm_exp.search.gradient import adam as adam
 from osrm_exp.search.grid import grid as grid
+from osrm_exp.search.grid import scored as scored
 from osrm_exp.search.objectives import Blocks as Blocks
 from osrm_exp.search.objectives import Entropy as Entropy
 from osrm_exp.search.objectives import Loss as Loss

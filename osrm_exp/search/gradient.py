@@ -16,7 +16,7 @@ from tqdm import trange
 
 from osrm_exp.search.family import Tensors
 from osrm_exp.search.problem import Found, Problem
-from osrm_exp.tasks.kinds import Batch
+from osrm_exp.tasks.prompts import Batch
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # Adam's, as torch names them
 OFTEN = 20  # times as long as saving takes, between two saves

@@ -44,6 +44,14 @@ def grid(problem: Problem, /, *, widen: bool) -> Found:
     return problem.chosen(best)
 
 
+def scored(problem: Problem, /, *, widen: bool) -> Found:
+    """`grid`; where there is nothing to choose, what stands is scored all the same."""
+    if problem.space:
+        return grid(problem, widen=widen)
+    problem.score({})
+    return problem.chosen({})
+
+
 def _widened(axes: dict[str, list[Any]], best: Point) -> bool:
     """Adds a value beyond every end at which the best point lies; whether there was one."""
     added = [value for key, axis in axes.items() for value in _beyond(axis, best[key])]

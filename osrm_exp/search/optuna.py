@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveInt
 
 from osrm_exp.search.problem import Found, Problem
-from osrm_exp.search.ranges import extra, kind, moves
+from osrm_exp.search.ranges import extra, fits, kind, moves
 
 
 def optuna(
@@ -33,7 +33,8 @@ def optuna(
         sampler=library.samplers.TPESampler(seed=problem.seed, n_startup_trials=startup),
         pruner=library.pruners.MedianPruner(n_startup_trials=startup),
     )
-    study.enqueue_trial(problem.start, skip_if_exists=False)
+    begun = {n: v for n, v in problem.start.items() if fits(problem.space[n], v)}
+    study.enqueue_trial(begun, skip_if_exists=False)
 
     def objective(trial: Any) -> float:
         point = {name: _proposed(trial, name, values) for name, values in problem.space.items()}

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from osrm_exp.bench import Bench
 from osrm_exp.lora import LowRank, Result, Update
@@ -27,9 +25,10 @@ from osrm_exp.search.coefficients import Coefficients
 from osrm_exp.search.family import Family, Scene, Tensors
 from osrm_exp.search.history import History
 from osrm_exp.search.objectives import Features, Judge, Seen
+from osrm_exp.search.pieces import cut, watched
 from osrm_exp.spec import Cell
 from osrm_exp.statistics.suite import experts
-from osrm_exp.tasks.kinds import Batch
+from osrm_exp.tasks.prompts import Batch
 
 Point = dict[str, Any]
 Stop = Callable[[int, float], bool]  # (tasks seen, their mean): whether that is enough
@@ -174,7 +173,7 @@ class Problem:
         drawn = {index: draw(index) for index in self.members}
         targets = {index: self._targets(index, batches) for index, batches in drawn.items()}
         cuts: list[tuple[Tensor, Tensor]] = []
-        updates = {module: _cut(update, cuts) for module, update in outcome.updates.items()}
+        updates = {module: cut(update, cuts) for module, update in outcome.updates.items()}
         found = {}
         with self.bench.placed(updates) as network:
             for index, batches in drawn.items():
@@ -193,17 +192,16 @@ class Problem:
     def _judged(self, net: Any, index: int, batch: Batch, target: Tensor | None) -> Tensor:
         """The objective on a batch; an unlabeled one never sees the labels."""
         assert self.judge is not None
-        task = self.cell.tasks[index]
-        given = {key: value.to(net.device) for key, value in batch.items()}
+        placed, task = {k: v.to(net.device) for k, v in batch.items()}, self.cell.tasks[index]
         if self.judge.labels:
-            return self.judge(Seen(task, *task.kind.forward(net, given)))
-        inputs = {key: value for key, value in given.items() if key != "labels"}
+            return self.judge(Seen(task, *task.kind.forward(net, placed)))
+        inputs = {key: value for key, value in placed.items() if key != "labels"}
         if target is None:
             return self.judge(Seen(task, net(**inputs).logits))
         with watched(net, self.bench.heads[index]) as seen:
             outputs = net(**inputs).logits
         (features,) = seen
-        return self.judge(Seen(task, outputs, features=Features(features, *target)))
+        return self.judge(Seen(task, outputs, None, Features(features, *target)))
 
     def _targets(self, index: int, batches: Sequence[Batch]) -> Sequence[Any]:
         """Of every batch the expert's features, and which of them its head reads."""
@@ -224,37 +222,3 @@ class Problem:
     @cached_property
     def _experts(self) -> list[dict[str, LowRank]]:
         return experts(self.bench)
-
-
-@contextmanager
-def watched(
-    net: nn.Module, heads: Mapping[str, nn.Module], leaf: bool = False
-) -> Iterator[list[Tensor]]:
-    """What goes into the last head module, a tensor a pass; `leaf` cuts it from what is before."""
-    seen: list[Tensor] = []
-
-    def see(_: nn.Module, args: tuple) -> tuple:
-        given = args[0].detach().requires_grad_() if leaf else args[0]
-        seen.append(given)
-        return (given, *args[1:])
-
-    module = net.get_submodule(list(heads)[-1])
-    inner = getattr(module, "head", module)  # behind a surgery, what it hands on
-    hook = inner.register_forward_pre_hook(see)
-    try:
-        yield seen
-    finally:
-        hook.remove()
-
-
-def _cut(update: Any, cuts: list[tuple[Tensor, Tensor]]) -> Any:
-    """An update with leaves in the place of what was computed; `cuts` gets both."""
-    leaves: dict[str, Any] = {}
-    for field in fields(update):
-        value = getattr(update, field.name)
-        if torch.is_tensor(value) and value.requires_grad and not value.is_leaf:
-            leaves[field.name] = value.detach().requires_grad_()
-            cuts.append((value, leaves[field.name]))
-        elif is_dataclass(value):
-            leaves[field.name] = _cut(value, cuts)
-    return replace(update, **leaves) if leaves else update

@@ -62,7 +62,14 @@ def unit(values: tuple, x: float) -> Any:
 
 
 def share(values: tuple, value: Any) -> float:
-    """Where a number lies between the ends; the middle for none."""
+    """Where a number lies between the ends; the middle for what does not."""
     low, high = min(values), max(values)
-    inside = isinstance(value, (int, float)) and low <= value <= high
-    return (value - low) / (high - low) if inside else 0.5
+    return (value - low) / (high - low) if fits(values, value) else 0.5
+
+
+def fits(values: tuple, value: Any) -> bool:
+    """Whether a value lies in a range, or in a list to choose from."""
+    if kind(values) is None:
+        return value in values
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and min(values) <= value <= max(values)

@@ -44,6 +44,11 @@ class Surgery:
     def __init__(self, scene: Scene, /, *, width: PositiveInt) -> None:
         self.scene = scene
         self.start: Tensors = {}
+        if not all(scene.bench.heads):
+            raise ValueError(
+                "a surgery stands before a task's head, and what a causal model writes has none: "
+                "take another merge"
+            )
         generator = torch.Generator().manual_seed(scene.bench.cell.seed)
         for task, heads in zip(scene.tasks, scene.bench.heads):
             features = fed(list(heads.values())[-1])

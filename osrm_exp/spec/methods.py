@@ -74,7 +74,6 @@ class Search(Called):
     family: Part | None = None
     first: Part | None = None  # what updates go through, task by task, before they are scaled
     objective: Objective | None = None
-    always: bool = False  # where nothing is free, what stands is scored all the same
 
     @property
     def name(self) -> str:

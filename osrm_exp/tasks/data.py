@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +35,7 @@ class TaskData:
     train: list[Example]
     tune: list[Example]
     validation: list[Example]
+    kept: dict = field(default_factory=dict, compare=False, repr=False)  # batches, padded once
 
     def batches(
         self, split: str, size: int, rows: int | None = None, pad_to: int | None = None
@@ -43,8 +44,12 @@ class TaskData:
 
         `rows` takes the first so many, which is a random sample: train was permuted.
         """
-        chosen = self._by_length(split, rows)
-        return [self.collate(chosen[i : i + size], pad_to) for i in range(0, len(chosen), size)]
+        key = (split, size, rows, pad_to)
+        if key not in self.kept:
+            chosen = self._by_length(split, rows)
+            starts = range(0, len(chosen), size)
+            self.kept[key] = [self.collate(chosen[i : i + size], pad_to) for i in starts]
+        return [dict(batch) for batch in self.kept[key]]
 
     def numbers(self, split: str) -> list[int]:
         """Which rows of the source a split's batches hold, in their order."""

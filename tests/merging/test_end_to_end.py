@@ -13,6 +13,7 @@ from osrm_exp.spec import FineTune
 from osrm_exp.store import Store
 
 CONF = Path(__file__).parents[2] / "conf" / "merge"
+QUICK = {"steps": 2, "evaluations": 3, "budget": 3, "epochs": 1}  # of a search
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 
@@ -25,8 +26,13 @@ def shop(tmp_path_factory) -> Workshop:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_runs_from_its_file_to_its_rows(cell, shop, name):
+    search = configured(name).search
+    options = search.call.options if search and search.call else {}
+    quick = [f"merge.search.{key}={value}" for key, value in QUICK.items() if key in options]
+    if search and search.first and "iterations" in search.first.call.options:
+        quick.append("merge.search.first.iterations=2")
     suite = ["dataset.only=[cola,stsb]"] if "two_tasks" in configured(name).laws else []
-    chosen = cell("roberta", f"merge={name}", "tuning.epochs=1", *suite)
+    chosen = cell("roberta", f"merge={name}", "tuning.epochs=1", *suite, *quick)
     rows = pipeline.run(chosen, shop).rows
     assert [r["task"] for r in rows if r["headline"]] == [task.name for task in chosen.tasks]
     assert all(row["value"] == row["value"] for row in rows)

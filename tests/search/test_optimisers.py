@@ -96,6 +96,14 @@ def test_the_first_point_is_the_merge_as_it_stands(tmp_path):
         assert problem.history.entries[0]["point"] == pytest.approx({"a": 0.75, "b": -1.0})
 
 
+def test_a_start_that_is_no_candidate_is_left_out(tmp_path):
+    pytest.importorskip("optuna")
+    space = {"rule": ("x", "y"), "a": (0.0, 1.0)}
+    problem = Toy(tmp_path, space, lambda p: p["a"], start={"rule": None, "a": 7.0})
+    found = optuna(problem, trials=12, startup=5, prune=False)
+    assert found.settings["rule"] in "xy" and found.settings["a"] <= 1
+
+
 def test_a_hopeless_candidate_is_given_up_after_its_first_task(tmp_path):
     _, problem = run("optuna pruned", tmp_path)
     pruned = [entry for entry in problem.history.entries if entry["score"] is None]

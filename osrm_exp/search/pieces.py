@@ -1,0 +1,45 @@
+"""What a search takes from a pass: the features before a head, a gradient in two pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def watched(
+    net: nn.Module, heads: Mapping[str, nn.Module], leaf: bool = False
+) -> Iterator[list[Tensor]]:
+    """What goes into the last head module, a tensor a pass; `leaf` cuts it from what is before."""
+    seen: list[Tensor] = []
+
+    def see(_: nn.Module, args: tuple) -> tuple:
+        given = args[0].detach().requires_grad_() if leaf else args[0]
+        seen.append(given)
+        return (given, *args[1:])
+
+    module = net.get_submodule(list(heads)[-1])
+    inner = getattr(module, "head", module)  # behind a surgery, what it hands on
+    hook = inner.register_forward_pre_hook(see)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def cut(update: Any, cuts: list[tuple[Tensor, Tensor]]) -> Any:
+    """An update with leaves in the place of what was computed; `cuts` gets both."""
+    leaves: dict[str, Any] = {}
+    for field in fields(update):
+        value = getattr(update, field.name)
+        if torch.is_tensor(value) and value.requires_grad and not value.is_leaf:
+            leaves[field.name] = value.detach().requires_grad_()
+            cuts.append((value, leaves[field.name]))
+        elif is_dataclass(value):
+            leaves[field.name] = cut(value, cuts)
+    return replace(update, **leaves) if leaves else update
