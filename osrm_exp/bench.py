@@ -42,7 +42,6 @@ class Bench:
         own, self._headed = adapters[: len(self.tasks)], adapters[-len(self.tasks) :]
         self.updates: dict[str, LowRank] = stacked([adapter.updates for adapter in own])
         self.batch_size = 4 * cell.tuning.batch_size  # no gradients to keep
-        self.batches = cache(self._collated)  # padded once for all candidates of a search
 
     @cached_property
     def net(self) -> PreTrainedModel:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +26,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from osrm_exp import needs
 from osrm_exp.adapter import Adapter
 from osrm_exp.inits import row_norm
 from osrm_exp.lora import LowRank, Result, stack
