@@ -93,8 +93,8 @@ class Bench:
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
                 rows = self.data[index]
                 with network(index, heads) as net:
-                    answers = task.kind.run(rows, net, split, self.batch_size)
-                yield scores(task, *answers, rows.numbers(split))
+                    outputs, right = task.kind.run(rows, net, split, self.batch_size)
+                yield scores(task, outputs, right, rows.numbers(split))
 
     @contextmanager
     def placed(self, merged: Mapping[str, Update]) -> Iterator[Network]:

@@ -16,7 +16,7 @@ class TensorBoard(TensorBoardLogger):
     settings and final scores (those logged without a step) are told together."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, default_hp_metric=False, **keywords)
+        super().__init__(*args, **{"default_hp_metric": False, **keywords})
         self.settings: dict[str, Any] = {}
         self.scores: dict[str, Any] = {}
 

@@ -86,7 +86,7 @@ def _candidates(tried: pd.DataFrame) -> Iterator[dict[str, float]]:
 
 def _scores(own: pd.DataFrame) -> dict[str, float]:
     """By task and on average; an average of all tasks or none."""
-    found = {}
+    found: dict[str, float] = {}
     for column, name in SCORES.items():
         found |= {f"{name}/{task}": value for task, value in zip(own.task, own[column])}
         found[f"{name}/average"] = own[column].mean(skipna=False)

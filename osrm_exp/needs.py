@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from osrm_exp.record import digest
 from osrm_exp.spec import Cell, FineTune, Given, Need, Searched, Statistic, Task
@@ -114,7 +115,8 @@ def seen_by_search(cell: Cell) -> str:
     objective = cell.search.objective
     if objective is None:
         return f"labeled {cell.protocol.select}"
-    labels = "labeled" if objective.call.function.labels else "unlabeled"
+    judge: Any = objective.call.function
+    labels = "labeled" if judge.labels else "unlabeled"
     few = "few " if (objective.rows or 11) <= 10 else ""
     return f"{few}{labels} {objective.split or cell.protocol.select}"
 

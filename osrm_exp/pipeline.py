@@ -103,7 +103,7 @@ def searched(cell: Cell, folder: Path | None) -> tuple[dict[str, Any], Rows]:
 
 def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
     """What a row says of its cell."""
-    inputs = {
+    inputs: dict[str, Any] = {
         "weights": cell.model.weights,
         "sources": {task.name: task.source for task in cell.tasks},
         "given": {task: one.content for task, one in cell.given.items()},

@@ -37,7 +37,7 @@ from osrm_exp.tasks.kinds import causal, classification
 from osrm_exp.tasks.metrics import metrics_of
 from osrm_exp.tasks.prompts import UNCOUNTED
 
-TOKENS, ROWS, WORDS, TRIED = 8, 3, 30, 2
+TOKENS, ROWS, WORDS = 8, 3, 30
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Stage:
         self.updates = {module: self._update(number) for number, module in enumerate(self.modules)}
 
     def _network(self, writes: bool, layers: int) -> PreTrainedModel:
-        size = dict(
+        size: dict[str, Any] = dict(
             vocab_size=WORDS, hidden_size=self.width, num_hidden_layers=layers, eos_token_id=2,
             num_attention_heads=1, intermediate_size=4, max_position_embeddings=TOKENS,
         )  # fmt: skip

@@ -80,7 +80,7 @@ def scores_of(rows: Sequence[Mapping[str, Any]], optimized: Any) -> float | tupl
     experts = {row["task"]: row.get("expert_tuned_score") for row in rows}
     found = []
     for name in names_of(optimized):
-        parts = [rows[0]["tuned_score"]] if name == "merged" else list(experts.values())
+        parts: list[Any] = [rows[0]["tuned_score"]] if name == "merged" else list(experts.values())
         if None in parts:
             raise ValueError(
                 f"optimized={optimized}: the rows of {rows[0]['cell']} hold no {name} score on "

@@ -93,7 +93,7 @@ def report(
     """A report: how the numbers came about, the table, and the workspace's panels."""
     runs = wr.Runset(name=group, filters=f"Metric('Group') == '{group}'")  # of its own project
     text, notes = shown(lines(found, searches))
-    blocks = [
+    blocks: list[Any] = [
         wr.P(caption(found)),
         wr.H2("Table"),
         wr.MarkdownBlock(text.to_markdown(index=False)),

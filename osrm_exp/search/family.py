@@ -42,9 +42,15 @@ class Family(Protocol):
     """A merge with something free."""
 
     start: Tensors
-    limits: tuple[float, float] | None  # that tensors are kept within
-    space: Mapping[str, tuple[Any, ...]]  # values to try by name; the ends are the range
     penalty: float  # of the mean magnitude of what is free
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """What tensors are kept within."""
+
+    @property
+    def space(self) -> Mapping[str, tuple[Any, ...]]:
+        """Values to try by name; the ends are the range."""
 
     def read(self, point: Mapping[str, float]) -> Tensors:
         """The tensors of a point of `space`."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import Gated, Update
+from osrm_exp.lora import Gated, LowRank, Update
 from osrm_exp.search.coefficients import layers_of
 from osrm_exp.search.family import Outcome, Scene, Settings, Tensors
 
@@ -61,6 +61,7 @@ class Gates:
         found: dict[str, Update] = {}
         for module, stack in self.scene.updates.items():
             gate = (tensors[f"{self.gate[module]}.{part}"] for part in PARTS)
+            assert isinstance(stack, LowRank)  # nothing goes before gates
             found[module] = Gated(stack, *gate)
         return Outcome(found)
 

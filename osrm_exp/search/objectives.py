@@ -79,6 +79,7 @@ class Loss:
         return True
 
     def __call__(self, seen: Seen) -> Tensor:
+        assert seen.labels is not None
         return seen.task.kind.loss(seen.outputs, seen.labels)
 
 

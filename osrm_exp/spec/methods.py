@@ -78,8 +78,9 @@ class Search(Called):
     @property
     def name(self) -> str:
         """Optimiser and objective, `adam entropy`; none where nothing is searched."""
-        parts = [self.call, self.objective and self.objective.call] if self.call else []
-        return " ".join(one.name.partition(":")[2].lower() for one in parts if one) or "none"
+        parts = [self.call] if self.call else []
+        parts += [self.objective.call] if self.call and self.objective else []
+        return " ".join(one.name.partition(":")[2].lower() for one in parts) or "none"
 
 
 class Merge(Called):

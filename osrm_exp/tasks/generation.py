@@ -94,12 +94,12 @@ def run(data: TaskData, net: Any, split: str, size: int) -> tuple[list[Written],
         batch = {key: value.to(net.device) for key, value in batch.items()}
         known = zip(*(kept.tolist() for kept in row_losses(*told(net, batch))))
         if most is None:
-            found += [Written(*one) for one in known]
+            found += [Written(loss, tokens) for loss, tokens in known]
             continue
         answers = greedy(net, batch, {frame.end, data.tokenizer.eos_token_id}, most)
-        for one, tokens in zip(known, answers):
-            text = data.tokenizer.decode(tokens.ids, skip_special_tokens=True).strip()
-            found.append(Written(*one, text, tokens.ended))
+        for (loss, count), answer in zip(known, answers):
+            text: Any = data.tokenizer.decode(answer.ids, skip_special_tokens=True)
+            found.append(Written(loss, count, text.strip(), answer.ended))
     return found, data.right(split)
 
 

@@ -51,7 +51,7 @@ class History(pl.Callback):
             self.random = None
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:  # fmt: skip
         loss: Any = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")  # of all ranks
         self.losses.append(float(loss))
