@@ -88,8 +88,7 @@ def check_groups(config: Mapping[str, Any]) -> None:
             was named on the command line.
     """
     build(Config, config, "")
-    for part in config["study"].split("/"):  # a folder, which may lie in others
-        name_of(part, "study")
+    _check_study(config["study"])
     build(Paths, config["paths"], "paths")
     build(Trainer, config["trainer"], "trainer")
     build(Names, config["names"], "names")
@@ -102,6 +101,15 @@ def check_groups(config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{typed[0]}: functions are named in config files, never on a command line"
         )
+
+
+def _check_study(study: str) -> None:
+    """Whether a study can name a folder, which may lie in others."""
+    try:
+        for part in study.split("/"):
+            file_name(part)
+    except ValueError:
+        name_of(study, "study")  # says so of the whole
 
 
 def name_of(name: str, where: str) -> str:

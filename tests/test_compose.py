@@ -131,8 +131,9 @@ def test_a_sweep_is_multiplied_out_as_hydra_does():
             ["dataset.only=../../evil", "+dataset.tasks={../../evil: {text: [a]}}"],
             "cannot name a file",
         ),
-        (["study=../evil"], r"study: '\.\.' cannot name a file"),
-        (["study=/evil"], r"study: '' cannot name a file"),
+        (["study=../evil"], r"study: '\.\./evil' cannot name a file"),
+        (["study=/evil"], r"study: '/evil' cannot name a file"),
+        (["study=paper/../evil"], r"study: 'paper/\.\./evil' cannot name a file"),
         (["heads=../../evil"], "no file of conf/init"),
     ],
 )
