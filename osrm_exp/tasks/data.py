@@ -85,8 +85,9 @@ def load(task: Task, model: Model, max_length: int, truncation_side: str = "righ
         log.warning("%s: %s", task.name, "; ".join(odd))
     tokenizer = load_tokenizer(model, truncation_side)
     splits = (task.kind.spread(train[held:]), train[:held], validation)
-    encoded = [task.kind.encode(task, split, tokenizer, max_length) for split in splits]
-    return TaskData(task, tokenizer, *encoded)
+    encode = task.kind.encode
+    learned, tune, shown = (encode(task, split, tokenizer, max_length) for split in splits)
+    return TaskData(task, tokenizer, learned, tune, shown)
 
 
 def drawn(task: Task, split: str) -> list[Row]:
