@@ -209,7 +209,8 @@ class Problem:
         if not self.judge.features:
             return [None] * len(batches)
         found = []
-        with applied(self.bench.net, self._experts[index], self.bench.heads[index]) as net:
+        net: Any = self.bench.net
+        with applied(net, self._experts[index], self.bench.heads[index]):
             for batch in batches:
                 inputs = {k: v.to(net.device) for k, v in batch.items() if k != "labels"}
                 with watched(net, self.bench.heads[index], leaf=True) as seen:
