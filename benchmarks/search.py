@@ -20,12 +20,12 @@ import torch
 
 from osrm_exp.bench import Bench
 from osrm_exp.lora import LowRank
-from osrm_exp.model import adapted_modules, applied, heads_of, load_backbone, logits
+from osrm_exp.model import adapted_modules, applied, heads_of, load_backbone
 from osrm_exp.record import build
 from osrm_exp.search.history import History
 from osrm_exp.search.problem import Problem
 from osrm_exp.spec import Merge, Model, Search
-from osrm_exp.tasks.kinds import classification
+from osrm_exp.tasks.kinds import classification, logits
 
 COEFFICIENTS = {
     "_target_": "osrm_exp.search.Coefficients", "groups": "module", "per_task": True,

@@ -27,8 +27,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
-from osrm_exp.compose import STUDY, cell_from, ordered, plain, readable
+from osrm_exp.compose import cell_from, plain
 from osrm_exp.identity import unpinned
+from osrm_exp.overrides import STUDY, ordered, readable
 from osrm_exp.report.callback import Report, summary
 from osrm_exp.report.predictions import write_predictions
 from osrm_exp.report.rows import is_done, rows_file, rows_in, write_rows
@@ -173,15 +174,7 @@ def _hydra() -> None:
     except SENTENCES as error:
         if WANTS_TRACE:
             raise
-        what = getattr(error, "missing_cfg_file", None)
-        lacks = f"{what} is not installed: pip install {PLUGINS[what]}" if what in PLUGINS else ""
-        said = lacks or sentence(error)
-        if Report.folder and Report.folder.is_dir():
-            summary(Report.folder, len(Report.cells))
-        # what a cell writes elsewhere is told by the cell: these are Hydra's files, and its status
-        unwritten = isinstance(error, OSError) and error.errno in UNWRITABLE
-        way_out = "; paths.logs=DIR takes another folder for the logs" if unwritten else ""
-        sys.exit(f"osrm_exp: {Report.blamed(error)}{said}{way_out}")
+        sys.exit(_blame(error))
     except BrokenExecutor:
         sys.exit(
             "osrm_exp: a worker process was killed, most likely for want of memory; the same "
@@ -194,6 +187,19 @@ def _hydra() -> None:
             f"osrm_exp: {sentence(error)[:500]}; other jobs may go on, python -m osrm_exp.status "
             "tells; the same command continues"
         )
+
+
+def _blame(error: BaseException) -> str:
+    """What stopped Hydra itself, with the way out; what its cells came to is told before."""
+    what = getattr(error, "missing_cfg_file", None)
+    lacks = f"{what} is not installed: pip install {PLUGINS[what]}" if what in PLUGINS else ""
+    said = lacks or sentence(error)
+    if Report.folder and Report.folder.is_dir():
+        summary(Report.folder, len(Report.cells))
+    # what a cell writes elsewhere is told by the cell: these are Hydra's files, and its status
+    unwritten = isinstance(error, OSError) and error.errno in UNWRITABLE
+    way_out = "; paths.logs=DIR takes another folder for the logs" if unwritten else ""
+    return f"osrm_exp: {Report.blamed(error)}{said}{way_out}"
 
 
 def _of_a_cluster(error: BaseException) -> bool:

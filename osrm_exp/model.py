@@ -225,18 +225,6 @@ def _adding(update: Update, module: nn.Module) -> Callable:
     return lambda _, args, out: placed.added(args[0], out)
 
 
-@torch.inference_mode()
-def logits(net: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """`(logits [row, output], labels [row])` over batches, float32 on the CPU."""
-    device = next(net.parameters()).device
-    scores, labels = [], []
-    for batch in batches:
-        inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
-        scores.append(net(**inputs).logits.float().cpu())
-        labels.append(batch["labels"])
-    return torch.cat(scores), torch.cat(labels)
-
-
 def _config(
     model: Model, outputs: int, auto: str, dropout: float | None = None
 ) -> PreTrainedConfig:

@@ -39,23 +39,10 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     Raises:
         ValueError: in one sentence, what is wrong; what can be known is said before any training.
     """
-    start = time.perf_counter()
-    wanted = [*needs.fine_tunes(cell), *needs.heads(cell)]
-    given = {
-        task: read_adapter(workshop.store.get(one, workshop)) for task, one in cell.given.items()
-    }
-    rehearse(cell, given)
-    workshop.tell_cost(cell.tuning.precision)
-    workshop.check(wanted)
-    rows_of(cell)
-    preflight.check(cell, given, workshop)
-    workshop.store.get_all(needs.of_inits(wanted), workshop)
-    own = wanted[: len(cell.tasks)]
-    workshop.untold.update(one.digest for one in own)
-    folders = workshop.store.get_all(wanted, workshop)
+    start, own = time.perf_counter(), needs.fine_tunes(cell)
+    folders = prepared(cell, [*own, *needs.heads(cell)], workshop)
     trainings = [curve(one, folder, workshop) for one, folder in zip(own, folders)]
-    adapters = [read_adapter(folder) for folder in folders]
-    bench = Bench(cell, adapters, workshop)
+    bench = Bench(cell, [read_adapter(folder) for folder in folders], workshop)
     statistics = bench.statistics()
     folder, before = search(cell, workshop), time.perf_counter()
     result, heads = (
@@ -78,6 +65,22 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
         for row in _rows(task, shared, scored)
     ]
     return Outcome(rows, tried, list(_predictions(cell, found)))
+
+
+def prepared(cell: Cell, wanted: Sequence[needs.Expert], workshop: Workshop) -> list[Path]:
+    """The folders of a cell's adapters, built where they are not there; before the first is, all
+    that can be wrong with the cell is said."""
+    given = {
+        task: read_adapter(workshop.store.get(one, workshop)) for task, one in cell.given.items()
+    }
+    rehearse(cell, given)
+    workshop.tell_cost(cell.tuning.precision)
+    workshop.check(wanted)
+    rows_of(cell)
+    preflight.check(cell, given, workshop)
+    workshop.store.get_all(needs.of_inits(wanted), workshop)
+    workshop.untold.update(one.digest for one in wanted[: len(cell.tasks)])
+    return workshop.store.get_all(wanted, workshop)
 
 
 def search(cell: Cell, workshop: Workshop) -> Path | None:

@@ -25,7 +25,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from osrm_exp import searchpath, signals
-from osrm_exp.compose import STUDY, cell_from, configuration, sweep
+from osrm_exp.compose import cell_from, configuration, sweep
+from osrm_exp.overrides import STUDY
 from osrm_exp.report.rows import is_done, rows_file, rows_in
 from osrm_exp.store.lock import Lock
 

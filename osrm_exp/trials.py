@@ -17,7 +17,8 @@ from typing import Any
 from hydra.errors import HydraException, MissingConfigException
 
 from osrm_exp import needs
-from osrm_exp.compose import composed, configuration, plain, unswept
+from osrm_exp.compose import composed, configuration, plain
+from osrm_exp.overrides import unswept
 from osrm_exp.record import digest, meaning
 from osrm_exp.spec import Cell
 from osrm_exp.store.lock import Lock

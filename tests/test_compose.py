@@ -1,7 +1,8 @@
 import pytest
 
-from osrm_exp.compose import cell_from, configuration, readable, sweep
+from osrm_exp.compose import cell_from, configuration, sweep
 from osrm_exp.identity import identity
+from osrm_exp.overrides import readable
 
 
 def test_the_digest_names_what_changes_numbers(cell):

@@ -12,7 +12,8 @@ import pytest
 
 from osrm_exp import CONF, pipeline
 from osrm_exp.artifacts import Workshop
-from osrm_exp.compose import cell_from, configuration, ordered, sweep
+from osrm_exp.compose import cell_from, configuration, sweep
+from osrm_exp.overrides import ordered
 from osrm_exp.report.frame import lines
 from osrm_exp.report.report import write_report
 from osrm_exp.report.rows import read_rows, write_rows

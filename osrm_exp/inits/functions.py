@@ -15,31 +15,10 @@ import torch
 from torch import Generator, Tensor
 
 from osrm_exp.inits import eigen
+from osrm_exp.inits.data_free import check_rank, random_rows
 
 DEAD = 1e-9  # share of a mean coordinate's energy below which one is not fed at all
 OWN, OTHERS = "the task", "the other tasks"
-
-
-def gaussian(width: int, rank: int, /, *, generator: Generator) -> Tensor:
-    """Normal entries of standard deviation `1 / rank`, as PEFT's `gaussian`; OSRM's baseline."""
-    return torch.randn(rank, width, generator=generator) / rank
-
-
-def kaiming(width: int, rank: int, /, *, generator: Generator) -> Tensor:
-    """Uniform entries in `±1 / sqrt(width)`: `kaiming_uniform_(a=sqrt(5))`, PEFT's default."""
-    return (2 * torch.rand(rank, width, generator=generator) - 1) / sqrt(width)
-
-
-def orthonormal(width: int, rank: int, /, *, generator: Generator) -> Tensor:
-    """Orthonormal rows, uniformly distributed."""
-    _check_rank(width, rank)
-    return _random_rows(width, rank, generator).float()
-
-
-def last_coordinates(width: int, rank: int, /, *, generator: Generator) -> Tensor:
-    """The last `rank` coordinate axes: nearly what the released code's SVD returns on a CPU."""
-    _check_rank(width, rank)
-    return torch.eye(width)[-rank:]
 
 
 def osrm(
@@ -74,7 +53,7 @@ def osrm(
         UserWarning: the minimum is not unique, so `tie_break` chose; a row lies along a dead
             coordinate.
     """
-    _check_rank(width, rank)
+    check_rank(width, rank)
     if tie_break not in ("own_energy", "random", "lapack_last"):
         raise ValueError(f"tie_break is {tie_break!r}: use own_energy, random or lapack_last")
     if tie_break == "own_energy" and own is None:
@@ -96,7 +75,7 @@ def osrm(
     if tie_break == "lapack_last":
         return vectors[:, :rank].mT.float().contiguous()
     if tie_break == "random" or own is None:
-        inside = _random_rows(null.shape[1], rank, generator).to(null)
+        inside = random_rows(null.shape[1], rank, generator).to(null)
         A = (inside @ null.mT).float()
         _warn_of_dead(A, gram, OTHERS)
         return A
@@ -117,7 +96,7 @@ def osrm_released(width: int, rank: int, /, *, generator: Generator, others: Ten
         generator: unused.
         others: `[task - 1, in]`, mean features.
     """
-    _check_rank(width, rank)
+    check_rank(width, rank)
     _, _, Vh = torch.linalg.svd(others.float(), full_matrices=True)
     return Vh[-rank:].contiguous()
 
@@ -146,7 +125,7 @@ def osrm_own(
         others: `[task - 1, in, in]`, grams of the other tasks.
         energy: share of the others' trace that may be given up, from 0 to 1.
     """
-    _check_rank(width, rank)
+    check_rank(width, rank)
     gram = others.double().mean(0)
     values, vectors = torch.linalg.eigh(gram)
     values = torch.where(values <= eigen.rounding(gram, others.dtype), 0, values)
@@ -183,7 +162,7 @@ def contrastive(
     Raises:
         ValueError: `ridge` is not positive, or `rank` above `width`.
     """
-    _check_rank(width, rank)
+    check_rank(width, rank)
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}: it must be positive, else null directions divide by 0")
     gram = others.double().mean(0)
@@ -201,13 +180,13 @@ def osrm_largest(width: int, rank: int, /, *, generator: Generator, others: Tens
 
     It is also what the covariance code that is commented out in the release would compute.
     """
-    _check_rank(width, rank)
+    check_rank(width, rank)
     return eigen.largest(others.double().mean(0), rank)[1].mT.float().contiguous()
 
 
 def own_largest(width: int, rank: int, /, *, generator: Generator, own: Tensor) -> Tensor:
     """The own task's largest directions: EVA (Paischer et al., 2024) uncentred, at uniform rank."""
-    _check_rank(width, rank)
+    check_rank(width, rank)
     return eigen.largest(own.double(), rank)[1].mT.float().contiguous()
 
 
@@ -220,7 +199,7 @@ def lora_null(
     singular values of `W_0` on this subspace, start `B` there too and subtract the product from
     `W_0`. Here `B` is zero and `W_0` is untouched.
     """
-    _check_rank(width, rank)
+    check_rank(width, rank)
     gram = (own.double() + others.double().sum(0)) / (1 + len(others))
     A = eigen.smallest(gram, rank)[1].mT.float().contiguous()
     _warn_of_dead(A, own, OWN)
@@ -264,14 +243,3 @@ def _most_energy(own: Tensor, basis: Tensor, rank: int) -> Tensor:
     """The `rank` directions of most own energy within the columns of `basis [in, k]`."""
     _, inside = eigen.largest(basis.mT @ own.double() @ basis, rank)
     return eigen.signed(basis @ inside).mT.float().contiguous()
-
-
-def _random_rows(width: int, rank: int, generator: Generator) -> Tensor:
-    """Haar-distributed orthonormal rows `[rank, width]`, float64."""
-    Q, R = torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64))
-    return (Q * R.diagonal().sign()).mT.contiguous()
-
-
-def _check_rank(width: int, rank: int) -> None:
-    if rank > width:
-        raise ValueError(f"no {rank} orthogonal directions in {width} dimensions: lower the rank")

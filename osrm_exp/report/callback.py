@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from osrm_exp.compose import configuration, points
+from osrm_exp.compose import configuration
+from osrm_exp.overrides import points
 from osrm_exp.status import RUN, read_status
 
 log = logging.getLogger("osrm_exp")

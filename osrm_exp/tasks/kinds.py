@@ -8,16 +8,16 @@ record.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from osrm_exp.model import logits
 from osrm_exp.spec import Task
 from osrm_exp.tasks import generation, metrics, prompts, texts
 from osrm_exp.tasks.metrics import Scored
@@ -25,6 +25,18 @@ from osrm_exp.tasks.prompts import Batch, Example, Row
 
 if TYPE_CHECKING:
     from osrm_exp.tasks.data import TaskData
+
+
+@torch.inference_mode()
+def logits(net: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """`(logits [row, output], labels [row])` over batches, float32 on the CPU."""
+    device = next(net.parameters()).device
+    scores, labels = [], []
+    for batch in batches:
+        inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
+        scores.append(net(**inputs).logits.float().cpu())
+        labels.append(batch["labels"])
+    return torch.cat(scores), torch.cat(labels)
 
 
 @dataclass(frozen=True)

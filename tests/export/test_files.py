@@ -22,10 +22,10 @@ from osrm_exp.export.card import card
 from osrm_exp.lora import LowRank, Result
 from osrm_exp.merging.api import configured
 from osrm_exp.model import applied, load_backbone, load_tokenizer, new_heads
-from osrm_exp.model import logits as answers
 from osrm_exp.report.rows import write_rows
 from osrm_exp.spec import FineTune
 from osrm_exp.store import Store
+from osrm_exp.tasks.kinds import logits as answers
 from osrm_exp.tasks.metrics import scores
 
 LOW_RANK = ["average", "core_ties", "iso_c", "knots_ties", "lm_cocktail", "peft_cat", "pretrained",

@@ -12,12 +12,13 @@ from osrm_exp.artifacts.searched import outcome, read_told
 from osrm_exp.bench import Bench
 from osrm_exp.export.files import export
 from osrm_exp.lora import LowRank, Result
-from osrm_exp.model import applied, logits
+from osrm_exp.model import applied
 from osrm_exp.search import prodistill
 from osrm_exp.search.history import History
 from osrm_exp.search.problem import Problem
 from osrm_exp.spec import Searched
 from osrm_exp.store import Store
+from osrm_exp.tasks.kinds import logits
 
 SHORT = ["tuning.epochs=1", "dataset.only=[cola,sst2,stsb]"]
 ADAM = ["merge.search.steps=4", "merge.search.lr=0.02"]

@@ -1,0 +1,60 @@
+"""Overrides as they are typed: made readable, put in order, multiplied out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+STUDY = "hparams_search="  # proposes cells, and is no part of any
+
+
+def points(params: Mapping[str, Any] | None, overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The overrides of every cell, of the sweeper's own parameters and what was typed."""
+    running = GlobalHydra.instance().hydra  # which knows the files that a glob(...) names
+    parser = OverridesParser.create(running.config_loader if running else None)
+    parsed = parser.parse_overrides(
+        [*(f"{key}={values}" for key, values in (params or {}).items()), *overrides]
+    )
+    (found,) = BasicSweeper.split_arguments(parsed, None)
+    yield from map(tuple, found)
+
+
+def readable(override: str) -> str:
+    """An override in quotes where Hydra cannot read its value, as a path with umlauts or `=`."""
+    key, _, value = override.partition("=")
+    if key.startswith("-") or not value or value[0] in "'\"[{(":
+        return override
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return f"{key}='" + value.replace("'", r"\'") + "'"
+    return override
+
+
+def unswept(overrides: Sequence[str]) -> list[str]:
+    """The overrides that all cells of a sweep share."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [given for given, one in zip(overrides, parsed) if not one.is_sweep_override()]
+
+
+def ordered(overrides: Sequence[str]) -> list[str]:
+    """The overrides with a scale behind all else that is added to the defaults.
+
+    Of two files that set a key Hydra takes the later one, so a scale typed before its experiment
+    would be overruled by it.
+
+    Raises:
+        ValueError: several scales or experiments, whose files say what is swept.
+    """
+    added = [one for one in overrides if one.startswith("+")]
+    for one in added:
+        key, _, value = one.lstrip("+").partition("=")
+        if key in ("experiment", "scale") and "," in value:
+            raise ValueError(f"{one}: one {key} a command, its file says what is swept")
+    slots = iter(sorted(added, key=lambda one: one.lstrip("+").startswith("scale=")))
+    return [next(slots) if one.startswith("+") else one for one in overrides]
