@@ -1,0 +1,80 @@
+"""The verdict's page says what its rows say: a sample of its numbers, computed another way."""
+
+import importlib.util
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from scipy.stats import t
+
+FOLDER = Path(__file__).parents[1] / "results" / "verdict"
+ROWS = [json.loads(line) for file in sorted((FOLDER / "main" / "rows").glob("*.jsonl"))
+        for line in file.read_text().splitlines()[:-1]]  # fmt: skip
+HEADLINES = [row for row in ROWS if row["headline"]]
+NUMBERS = json.loads((FOLDER / "numbers.json").read_text())
+PAGE = (FOLDER / "README.md").read_text()
+
+
+def average(init, merge, seed, heads="own"):
+    found = [
+        row["value"] for row in HEADLINES
+        if (row["init"], row["merge"], row["seed"], row["heads"]) == (init, merge, seed, heads)
+    ]  # fmt: skip
+    assert len(found) == 5
+    return 100 * sum(found) / 5
+
+
+@pytest.mark.parametrize(
+    "line", NUMBERS["primaries"], ids=lambda x: f"{x['baseline']}-{x['merge']}"
+)
+def test_a_primary_comparison_is_that_of_the_rows(line):
+    gains = [average("osrm", line["merge"], s) - average(line["baseline"], line["merge"], s)
+             for s in NUMBERS["seeds"]]  # fmt: skip
+    mean, sd, n = statistics.mean(gains), statistics.stdev(gains), len(gains)
+    half = t.ppf(0.975, n - 1) * sd / n**0.5
+    assert line["seeds"] == n and line["tasks"] == 5
+    found = [line[key] for key in ("difference", "low", "high", "sd")]
+    assert found == pytest.approx([mean, mean - half, mean + half, sd], abs=1e-3)
+    shown = rf"osrm − {line['baseline']} +\| {line['merge']} +\| +{re.escape(f'{mean:+.1f}')} \|"
+    assert re.search(shown, PAGE)
+    assert f"{mean - half:+.1f} … {mean + half:+.1f}" in PAGE
+
+
+def test_the_table_of_averages_is_that_of_the_rows():
+    for init in ("kaiming", "orthonormal_tied", "osrm"):
+        mean = {
+            merge: statistics.mean(average(init, merge, s) for s in NUMBERS["seeds"])
+            for merge in ("pretrained", "individual", "regmean")
+        }  # fmt: skip
+        cells = [f"{mean[key]:.1f}" for key in ("pretrained", "individual", "regmean")]
+        lost = f"{mean['individual'] - mean['regmean']:.1f}"
+        assert re.search(rf"\| regmean +\| {init} .*" + r" +\| +".join([*cells, lost]), PAGE)
+
+
+def test_every_verdict_follows_from_its_p_values_by_the_plan():
+    level = NUMBERS["level"]
+    assert level == (0.04 if len(NUMBERS["seeds"]) >= 10 else 0.01)
+    assert len(NUMBERS["primaries"]) == 8
+    for line in NUMBERS["primaries"]:
+        assert ("undecided" in line["verdict"]) == (
+            line["p_holm"] >= level and line["p_equivalent_holm"] >= level
+        )
+    for name, verdict in NUMBERS["verdicts"].items():
+        assert re.search(rf"{name} \([^)]*\): {re.escape(verdict)}", PAGE)
+
+
+def test_a_seed_counts_when_all_its_cells_are_there():
+    spec = importlib.util.spec_from_file_location("analysis", FOLDER / "analysis.py")
+    analysis = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(analysis)
+    import pandas as pd
+
+    rows = pd.DataFrame(ROWS)
+    kept = analysis.whole(rows)
+    assert sorted(kept.seed.unique()) == NUMBERS["seeds"]
+    one = kept.cell.iloc[0]
+    assert kept[kept.cell == one].seed.iloc[0] not in set(
+        analysis.whole(rows[rows.cell != one]).seed
+    )
