@@ -87,6 +87,7 @@ def _fit(
     workshop: Workshop,
 ) -> tuple[pl.Trainer, History]:  # fmt: skip
     left = resume(folder)  # by an earlier attempt, from which this one goes on
+    _drop_damaged(left)
     best = ModelCheckpoint(left, "best", monitor="headline", mode="max", save_weights_only=True)
     last = ModelCheckpoint(left, "last", save_on_train_epoch_end=True)
     history = History()
@@ -112,6 +113,20 @@ def _fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer, history
+
+
+def _drop_damaged(left: Path) -> None:
+    """Empties a folder of checkpoints of which a full disk cut one short: the fine-tuning begins
+    anew."""
+    for file in left.glob("*.ckpt"):
+        try:
+            torch.load(file, weights_only=True, map_location="cpu")
+        except Exception as error:  # of torch, of the zip format, of the unpickler
+            reason = str(error).partition("\n")[0]
+            logging.getLogger("osrm_exp").warning("%s is damaged (%s): begun anew", file, reason)
+            shutil.rmtree(left, ignore_errors=True)
+            left.mkdir(exist_ok=True)
+            return
 
 
 def _restored(trainer: pl.Trainer, module: LoraFineTuning, folder: Path) -> dict[str, Any]:
