@@ -38,7 +38,7 @@ def reference_fisher(net, data, modules, mode):
 )
 def test_fisher_is_the_mean_squared_gradient_of_each_example(family, mode, labels):
     net, data = tiny_models.model(family, labels), batch(LENGTHS, 7)
-    modules = attention(net)
+    modules = [m for m in attention(net) if not m.endswith(".gate")]  # a router has none
     expected = reference_fisher(net, data, modules, mode)
     found = statistics.fisher(net, [data], modules, mode=mode)
     assert largest_difference(expected, found) < 1e-4
@@ -92,7 +92,7 @@ def test_fisher_says_what_it_needs():
         statistics.fisher(net, [data], modules, mode="empirical")
     with pytest.raises(ValueError, match="needs `labels`"):
         statistics.fisher(tiny_models.model("roberta", 1), [data], modules, mode="exact")
-    with pytest.raises(ValueError, match="logits"):
+    with pytest.raises(ValueError, match="where they are texts"):
         text = tiny_models.model("t5_text")
         statistics.fisher(
             text, [{**data, "decoder_input_ids": data["input_ids"]}], attention(text), mode="exact"
