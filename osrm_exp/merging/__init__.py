@@ -35,13 +35,11 @@ from osrm_exp.merging.curvature import mats as mats
 from osrm_exp.merging.do_merging import do_merging as do_merging
 from osrm_exp.merging.doge import doge_ta as doge_ta
 from osrm_exp.merging.doge import doge_ta_sgd as doge_ta_sgd
-from osrm_exp.merging.doge import doge_tasks as doge_tasks
 from osrm_exp.merging.dropping import dare as dare
 from osrm_exp.merging.dropping import dare_ties as dare_ties
 from osrm_exp.merging.dropping import della as della
 from osrm_exp.merging.elementwise import magmax as magmax
 from osrm_exp.merging.elementwise import ties as ties
-from osrm_exp.merging.elementwise import ties_tasks as ties_tasks
 from osrm_exp.merging.factors import lorahub as lorahub
 from osrm_exp.merging.factors import peft_cat as peft_cat
 from osrm_exp.merging.factors import peft_dare_linear as peft_dare_linear

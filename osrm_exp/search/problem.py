@@ -19,6 +19,7 @@ from torch import Tensor
 
 from osrm_exp.bench import Bench
 from osrm_exp.lora import LowRank, Result, Update
+from osrm_exp.merging.contract import upheld
 from osrm_exp.model import applied
 from osrm_exp.record import digest
 from osrm_exp.search.coefficients import Coefficients
@@ -46,7 +47,10 @@ class Found(NamedTuple):
 def family_of(cell: Cell, bench: Bench, statistics: Mapping[str, Any]) -> Family:
     """What is free in a cell's merge."""
     search = cell.search
-    updates = search.first.call(bench.updates) if search.first else bench.updates
+    updates = bench.updates
+    if search.first:
+        call = search.first.call
+        updates = upheld(call.function)(bench.updates, **call.options)
 
     def merge(stacks: Any, settings: Mapping[str, Any]) -> Mapping[str, Update]:
         return cell.merge.with_(**settings)(stacks, **statistics)
