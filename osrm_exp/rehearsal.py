@@ -70,7 +70,7 @@ class Stage:
         writes = cell.tasks[0].writes
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.net = self._network(writes, layers).eval().requires_grad_(False)
+            self.net = self._network(writes, layers).eval()
         ends = ("q_proj", "v_proj") if writes else ("query", "value")
         self.modules = [name for name, _ in self.net.named_modules() if name.endswith(ends)]
         kind = causal if writes else classification
