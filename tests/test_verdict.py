@@ -37,7 +37,7 @@ def test_a_primary_comparison_is_that_of_the_rows(line):
     assert line["seeds"] == n and line["tasks"] == 5
     found = [line[key] for key in ("difference", "low", "high", "sd")]
     assert found == pytest.approx([mean, mean - half, mean + half, sd], abs=1e-3)
-    shown = rf"osrm − {line['baseline']} +\| {line['merge']} +\| +{re.escape(f'{mean:+.1f}')} \|"
+    shown = rf"osrm − {line['baseline']} +\| {line['merge']} +\| +{re.escape(f'{mean:+.1f}')} +\|"
     assert re.search(shown, PAGE)
     assert f"{mean - half:+.1f} … {mean + half:+.1f}" in PAGE
 
