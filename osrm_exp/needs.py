@@ -116,7 +116,7 @@ def seen_by_search(cell: Cell) -> str:
     if objective is None:
         return f"labeled {cell.protocol.select}"
     judge: Any = objective.call.function
-    labels = "labeled" if judge.labels else "unlabeled"
+    labels = "labeled" if judge.labeled else "unlabeled"
     few = "few " if (objective.rows or 11) <= 10 else ""
     return f"{few}{labels} {objective.split or cell.protocol.select}"
 

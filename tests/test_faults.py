@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from osrm_exp import hub
-from osrm_exp.__main__ import _cell as run
+from osrm_exp.__main__ import _cell
 from osrm_exp.artifacts import statistic
 from osrm_exp.compose import cell_from
 from osrm_exp.needs import fine_tunes
@@ -29,6 +29,10 @@ from osrm_exp.training.module import LoraFineTuning
 fork = multiprocessing.get_context("fork")
 SMALL = ["dataset.only=[cola,sst2]", "tuning.epochs=1", "merge=regmean", "init=osrm"]
 TIMES = ["seconds", "merge_seconds", "overrides"]
+
+
+def run(config):
+    return _cell(config)[0]
 
 
 @pytest.fixture

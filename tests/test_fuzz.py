@@ -46,7 +46,7 @@ NAMES = {
     "model.heads": "[nope] [roberta] 3 {a:1}", "model.blocks.q": "nope [] {a:1} ''",
     "heads": "nope [] 3 ../x",
     "model.path": "/nowhere a/b/c '~/nowhere/at/all' ''", "trainer.accelerator": "tpu null 2",
-    "study": "../evil a/b '' . .hidden {a:1}", "init.row_norm": "nope {a:1}",
+    "study": "../evil a/../../b '' . .hidden {a:1}", "init.row_norm": "nope {a:1}",
     "init.freeze": "C 1", "names": "3 {init:1}", "overrides": "3 [1]", "paths": "null 3 {a:1}",
     "+tuning.per_task.cola": "{speed:1} {lr:-1} 3 [a] {per_task:{a:{}}}",
     "+tuning.per_task.nope": "{lr:1}", "+tuning.per_init.nope": "{lr:1}",

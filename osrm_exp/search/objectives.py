@@ -1,6 +1,6 @@
 """What a candidate is judged by, a task at a time, the lower the better; all are differentiable.
 
-An objective says by `labels` whether it may look at them (else it never gets any), by `features`
+An objective says by `labeled` whether it may look at them (else it never gets any), by `features`
 whether it wants what goes into a task's head, and by `takes` which tasks it can judge.
 """
 
@@ -37,7 +37,7 @@ class Seen:
 class Judge(Protocol):
     """An objective."""
 
-    labels: bool
+    labeled: bool
     features: bool
 
     def takes(self, task: Task) -> bool: ...
@@ -55,7 +55,7 @@ class Entropy:
         normalize: divides by `log C`, so that a task counts alike whatever its number of classes.
     """
 
-    labels = features = False
+    labeled = features = False
 
     def __init__(self, *, normalize: bool) -> None:
         self.normalize = normalize
@@ -73,7 +73,7 @@ class Entropy:
 class Loss:
     """The loss that the task was trained by; a regression's squared error on its own scale."""
 
-    labels, features = True, False
+    labeled, features = True, False
 
     def takes(self, task: Task) -> bool:  # noqa: ARG002
         return True
@@ -90,7 +90,7 @@ class Representation:
     others have no say.
     """
 
-    labels, features = False, True
+    labeled, features = False, True
 
     def takes(self, task: Task) -> bool:  # noqa: ARG002
         return True
@@ -105,7 +105,7 @@ class Representation:
 class Blocks:
     """Distance of merged blocks to the experts', which `prodistill` measures itself."""
 
-    labels = features = False
+    labeled = features = False
 
     def takes(self, task: Task) -> bool:  # noqa: ARG002
         return True

@@ -197,7 +197,7 @@ class Problem:
         """The objective on a batch; an unlabeled one never sees the labels."""
         assert self.judge is not None
         placed, task = {k: v.to(net.device) for k, v in batch.items()}, self.cell.tasks[index]
-        if self.judge.labels:
+        if self.judge.labeled:
             return self.judge(Seen(task, *task.kind.forward(net, placed)))
         inputs = {key: value for key, value in placed.items() if key != "labels"}
         if target is None:
