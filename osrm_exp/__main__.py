@@ -108,17 +108,17 @@ def _run(cell: Cell, config: dict[str, Any]) -> None:
         told_once(f"{what} names no revision: what the hub holds may change; revision=COMMIT pins")
     results = config["paths"]["results"]
     with open_logger(config["logger"], cell, config) as logger:
-        store = Store(config["paths"]["store"])
-        progress = "TQDM_DISABLE" not in os.environ
+        store, progress = Store(config["paths"]["store"]), "TQDM_DISABLE" not in os.environ
         workshop = Workshop(store, logger=logger, progress=progress, **config["trainer"])
         outcome = pipeline.run(cell, workshop)
-        name = needs.diagnosis(cell) if cell.diagnostics else None
-        diagnosed = None
-        if name and not is_done(rows_file(results, name, "diagnostics")):
-            diagnosed = diagnostics.diagnosed(cell, workshop)
+        diagnosed = {}
+        if cell.diagnostics:
+            name = needs.diagnosis(cell)
+            if not is_done(rows_file(results, name, "diagnostics")):
+                diagnosed[name] = diagnostics.diagnosed(cell, workshop)
         with _written(results):
-            if name and diagnosed:
-                write_rows(results, name, diagnosed, "diagnostics")
+            for name, rows in diagnosed.items():
+                write_rows(results, name, rows, "diagnostics")
             if outcome.tried:
                 write_rows(results, cell.digest, outcome.tried, "searches")
             write_predictions(results, cell.digest, outcome.predictions)
@@ -160,17 +160,22 @@ def main() -> None:
         sys.exit(1 if Report.failed else 0)
 
 
+def _jobs() -> None:
+    """Hands what was typed to Hydra, readable and in order; a study adds what is left of it."""
+    given = ordered([*map(readable, searchpath.typed(sys.argv[1:])), *searchpath.override()])
+    many = bool(set(given) & set(MANY))
+    typed = [one for one in given if "=" in one and one[0] != "-"]
+    asked = many or any(one.lstrip("+").startswith(STUDIES) for one in typed)
+    opened: AbstractContextManager = study(typed, many) if asked else nullcontext([])
+    with opened as more:
+        given += more  # behind what was typed, which they take the place of
+        sys.argv[1:] = sorted(given, key=MANY.__contains__)  # Hydra wants -m last
+        job()
+
+
 def _hydra() -> None:
     try:
-        given = ordered([*map(readable, searchpath.typed(sys.argv[1:])), *searchpath.override()])
-        many = bool(set(given) & set(MANY))
-        typed = [one for one in given if "=" in one and one[0] != "-"]
-        asked = many or any(one.lstrip("+").startswith(STUDIES) for one in typed)
-        opened: AbstractContextManager = study(typed, many) if asked else nullcontext([])
-        with opened as more:
-            given += more  # behind what was typed, which they take the place of
-            sys.argv[1:] = sorted(given, key=MANY.__contains__)  # Hydra wants -m last
-            job()
+        _jobs()
     except SENTENCES as error:
         if WANTS_TRACE:
             raise

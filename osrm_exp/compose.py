@@ -11,11 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from osrm_exp import CONF, searchpath, tiny  # noqa: F401  (a resolver of configs)
+from osrm_exp.arms import arm_of, init_of
 from osrm_exp.door import check_groups, name_of
 from osrm_exp.identity import adapter_identity, identity, source_of
-from osrm_exp.overrides import STUDY, ordered, points, readable, unswept
+from osrm_exp.overrides import STUDY, ordered, plain, points, readable, unswept
 from osrm_exp.record import build, digest, meaning
-from osrm_exp.spec import Arm, Cell, Given, Init, Merge, Model, Protocol, Search, Task, Tuning
+from osrm_exp.spec import Arm, Cell, Given, Merge, Model, Protocol, Search, Task
 
 Inputs = Mapping[str, Any]  # {"weights": identity, "sources", "given": {task: identity}}
 
@@ -30,12 +31,6 @@ def configuration(overrides: Sequence[str]) -> dict[str, Any]:
         return plain(kept)
     finally:
         HydraConfig.instance().cfg = before
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A mapping of OmegaConf's, resolved, as everything behind the door takes it."""
-    found: Any = OmegaConf.to_container(config, resolve=True)
-    return found
 
 
 def sweep(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -72,12 +67,9 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     model = _model(config["model"], inputs.get("weights"))
     tasks = _tasks(config["dataset"], protocol, config["seed"], inputs.get("sources", {}))
     names = [task.name for task in tasks]
-    if written := _written(tasks):
-        model = _headless(model, written, config)
-    arm = _arm(config["names"]["init"], config["init"], config, names)
-    heads = config["heads"] and _arm(config["heads"], _init(config["heads"]), config, names)
-    used = {b for name in names for b in arm.tuning.of(name).lora.blocks}
-    model = model.model_copy(update={"blocks": _blocks(model, used)})
+    arm = arm_of(config["names"]["init"], config["init"], config, names)
+    heads = config["heads"] and arm_of(config["heads"], init_of(config["heads"]), config, names)
+    model = _used(model, tasks, arm, config)
     grid = config["merge"].get("grid") if search.call else None  # unsearched it changes no number
     merge = build(Merge, {**config["merge"], "grid": grid}, "merge")
     fields = dict(
@@ -92,29 +84,12 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     return build(Cell, fields, "cell")
 
 
-def _arm(name: str, init: Mapping[str, Any], config: Mapping[str, Any], tasks: list[str]) -> Arm:
-    """An init with its tuning: `tuning.per_init` holds what is its own, as a learning rate."""
-    tuning = dict(config["tuning"])
-    per_init = tuning.pop("per_init", {})
-    nested = isinstance(per_init, Mapping) and all(
-        isinstance(v, Mapping) for v in per_init.values()
-    )
-    if not nested:
-        raise ValueError(f"tuning.per_init: it holds settings by init (got {per_init!r})")
-    if unknown := [one for one in per_init if not searchpath.file("init", one)]:
-        raise ValueError(f"tuning.per_init names {unknown[0]!r}, which is no file of conf/init")
-    built = build(Init, init, "init")
-    own = plain(OmegaConf.merge(tuning, per_init.get(name, {})))
-    settings = _tuning(own, config["dataset"], built, tasks)
-    return Arm(name=name, init=built, tuning=settings)
-
-
-def _init(name: str) -> dict[str, Any]:
-    """The init of `conf/init/<name>.yaml` as it stands there."""
-    file = searchpath.file("init", name)
-    if file is None:
-        raise ValueError(f"heads={name} is no file of conf/init: null takes every adapter's own")
-    return plain(OmegaConf.load(file))
+def _used(model: Model, tasks: Sequence[Task], arm: Arm, config: Mapping[str, Any]) -> Model:
+    """The model with those of its heads and blocks that the tasks need."""
+    if written := _written(tasks):
+        model = _headless(model, written, config)
+    used = {block for task in tasks for block in arm.tuning.of(task.name).lora.blocks}
+    return model.model_copy(update={"blocks": _blocks(model, used)})
 
 
 def _blocks(model: Model, used: set[str]) -> dict[str, str]:
@@ -129,47 +104,6 @@ def _blocks(model: Model, used: set[str]) -> dict[str, str]:
 def _model(config: Mapping[str, Any], weights: str | None) -> Model:
     weights = weights or identity(config.get("path"), config.get("revision"), "model.path")
     return build(Model, {**config, "weights": weights}, "model")
-
-
-def _tuning(
-    fields: Mapping[str, Any], suite: Mapping[str, Any], init: Init, tasks: list[str]
-) -> Tuning:
-    """The tuning, with no more in `per_task` than what differs, for the tasks that there are."""
-    tuning = build(Tuning, fields, "tuning")
-    for name in tuning.per_task:
-        if name not in suite["tasks"]:
-            raise ValueError(f"tuning.per_task names {name!r}; {suite['name']} has no such task")
-        if given := {"name", "per_task"} & tuning.per_task[name].keys():
-            raise ValueError(f"tuning.per_task.{name}.{min(given)} is not an option")
-    _check_intermediates(tasks, tuning, init.peft)
-    common = tuning.model_dump()
-    changed = {
-        task: {k: v for k, v in own.items() if meaning(v) != meaning(common[k])}
-        for task, own in tuning.per_task.items() if task in tasks
-    }  # fmt: skip
-    return tuning.model_copy(update={"per_task": {t: own for t, own in changed.items() if own}})
-
-
-def _check_intermediates(names: list[str], tuning: Tuning, peft: bool | str) -> None:
-    """Whether every task that starts from another one's adapter can."""
-    settings = {name: tuning.of(name) for name in names}
-    for name, own in settings.items():
-        first = own.intermediate
-        if first is None:
-            continue
-        what = f"{name} starts from tuning.intermediate={first}"
-        if first not in settings:
-            raise ValueError(f"{what}; the tasks here are: {', '.join(names)}")
-        if settings[first].intermediate:
-            raise ValueError(f"{what}, which has one itself: set it under tuning.per_task")
-        if _shape(settings[first]) != _shape(own):
-            raise ValueError(f"{what}; their tuning.lora may differ in lora_dropout alone")
-        if peft is not True:
-            raise ValueError(f"{what}, but init.peft={peft} starts from base weights: take another")
-
-
-def _shape(tuning: Tuning) -> dict[str, Any]:
-    return tuning.lora.model_dump(exclude={"lora_dropout"})
 
 
 def _tasks(

@@ -1,4 +1,4 @@
-"""Overrides as they are typed: made readable, put in order, multiplied out."""
+"""Overrides as they are typed: made readable, put in order, multiplied out; configs made plain."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 STUDY = "hparams_search="  # proposes cells, and is no part of any
 
@@ -58,3 +59,9 @@ def ordered(overrides: Sequence[str]) -> list[str]:
             raise ValueError(f"{one}: one {key} a command, its file says what is swept")
     slots = iter(sorted(added, key=lambda one: one.lstrip("+").startswith("scale=")))
     return [next(slots) if one.startswith("+") else one for one in overrides]
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A mapping of OmegaConf's, resolved, as everything behind the door takes it."""
+    found: Any = OmegaConf.to_container(config, resolve=True)
+    return found

@@ -21,8 +21,11 @@ def check_study(config: Mapping[str, Any]) -> None:
     if "scale" in typed:
         _check_scale(typed)
     other = [group for group in ("model", "dataset") if group in typed]
-    if "experiment" not in typed or not other or typed.keys() & {"study", "paths.results"}:
-        return
+    if "experiment" in typed and other and not typed.keys() & {"study", "paths.results"}:
+        _check_groups(typed, other, config)
+
+
+def _check_groups(typed: Mapping[str, str], other: list[str], config: Mapping[str, Any]) -> None:
     chosen = [f"+{group}={typed[group]}" for group in ("experiment", "scale") if group in typed]
     own = configuration(chosen)
     for group in other:

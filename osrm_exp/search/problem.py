@@ -47,7 +47,7 @@ class Found(NamedTuple):
 def family_of(cell: Cell, bench: Bench, statistics: Mapping[str, Any]) -> Family:
     """What is free in a cell's merge."""
     search = cell.search
-    updates = bench.updates
+    updates: Mapping[str, Any] = bench.updates
     if search.first:
         call = search.first.call
         updates = upheld(call.function)(bench.updates, **call.options)
