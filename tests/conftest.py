@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+
+# threads of this process and of those it starts: cores / processes, said before torch is loaded
+os.environ.setdefault("OMP_NUM_THREADS", str(max(
+    1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+)))  # fmt: skip
+
 import random
 import sys
 from pathlib import Path
@@ -28,11 +34,6 @@ from osrm_exp.artifacts import Workshop
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.spec import Cell
 from osrm_exp.store import Store
-
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-THREADS = max(1, (os.cpu_count() or 1) // WORKERS)  # of this process and of those it starts
-torch.set_num_threads(THREADS)
-os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
 SHARED = Path(__file__).parents[2] / "shared"
 WORDS = "a the cat dog bird fox sees likes hears not never runs sleeps red blue big small".split()

@@ -206,7 +206,8 @@ def test_wandb_gets_one_finished_run_a_cell_without_an_account(command, tmp_path
     assert swept.returncode == 0, swept.stdout + swept.stderr
     runs = list((tmp_path / "logs" / "wandb").glob("wandb/offline-run-*"))
     assert len(runs) == 2
-    sent = [file for run in runs for file in (*run.glob("*.wandb"), *run.glob("files/*"))]
+    sent = [file for run in runs for file in (*run.glob("*.wandb"), *run.glob("files/**/*"))]
+    sent = [file for file in sent if file.is_file()]
     assert sent and not any(b"/pytest-" in file.read_bytes() for file in sent)
 
 

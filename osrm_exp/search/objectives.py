@@ -7,7 +7,7 @@ whether it wants what goes into a task's head, and by `takes` which tasks it can
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +79,8 @@ class Loss:
         return True
 
     def __call__(self, seen: Seen) -> Tensor:
-        assert seen.labels is not None
-        return seen.task.kind.loss(seen.outputs, seen.labels)
+        labels: Any = seen.labels  # never missing: an objective that is `labeled` is given them
+        return seen.task.kind.loss(seen.outputs, labels)
 
 
 class Representation:
