@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from osrm_exp import needs, preflight, searchpath
 from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts import Workshop
-from osrm_exp.artifacts.fine_tune import curve
+from osrm_exp.artifacts.curve import curve
 from osrm_exp.artifacts.searched import outcome, read_history, read_told
 from osrm_exp.bench import Bench, rows_of
 from osrm_exp.identity import unpinned

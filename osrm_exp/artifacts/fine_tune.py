@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +21,14 @@ from osrm_exp.artifacts.peft_factors import minus
 from osrm_exp.artifacts.start import Start, begin, network, rows_of
 from osrm_exp.artifacts.workshop import Workshop
 from osrm_exp.identity import check_unchanged
-from osrm_exp.spec import FineTune, Given
+from osrm_exp.spec import FineTune
 from osrm_exp.store import resume
 from osrm_exp.tasks import data
 from osrm_exp.training import ranks
 from osrm_exp.training.callbacks import InitializeLora
-from osrm_exp.training.history import History, replay
+from osrm_exp.training.history import History
 from osrm_exp.training.module import LoraFineTuning
+from osrm_exp.training.quiet import quiet
 
 
 def build(spec: FineTune, folder: Path, workshop: Workshop) -> None:
@@ -63,18 +61,6 @@ def _build(spec: FineTune, folder: Path, workshop: Workshop) -> None:
             _save(spec, module, start, folder)
             said |= {"select": spec.select, "epochs": history.epochs, "curve": history.curve}
             (folder / "training.json").write_text(json.dumps(said, indent=2))
-
-
-def curve(spec: FineTune | Given, folder: Path, workshop: Workshop) -> dict[str, Any]:
-    """What `training.json` says, and to a logger that still waits for the curve, the curve.
-
-    Nothing is known of a given adapter, and of one that an older version trained, no curve.
-    """
-    file = folder / "training.json"
-    training: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    if spec.digest in workshop.untold:
-        replay(training.get("curve", ()), workshop.logger)
-    return training
 
 
 def read_start(folder: Path) -> dict[str, Tensor]:
@@ -154,18 +140,3 @@ def _save(spec: FineTune, module: LoraFineTuning, start: Start, folder: Path) ->
                       modules_to_save=list(spec.model.heads) or None,
                       base_model_name_or_path=spec.model.name)  # fmt: skip
     read_adapter(folder)  # what cannot be read back, or is not finite, is not kept
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Lightning and transformers without their advice on cloud loggers and worker counts."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for module in ("lightning", "transformers", "peft"):
-                warnings.filterwarnings("ignore", module=module)
-            yield
-    finally:
-        log.setLevel(level)

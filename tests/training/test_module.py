@@ -3,11 +3,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from osrm_exp.artifacts.fine_tune import quiet
 from osrm_exp.model import load_backbone
 from osrm_exp.tasks import data
 from osrm_exp.training.callbacks import InitializeLora
 from osrm_exp.training.module import LoraFineTuning
+from osrm_exp.training.quiet import quiet
 
 FAMILIES = ["bert", "roberta", "t5", "llama"]
 
