@@ -60,8 +60,10 @@ def job(config: DictConfig) -> Any:
     folder, overrides = Path(hydra_config.runtime.output_dir), hydra_config.overrides.task
     with told(folder, list(overrides)) as status:
         try:
-            status["outcome"], rows = _cell(plain(config))
-            return scores_of(rows_in(rows), plain(config)["optimized"])
+            found = plain(config)
+            status["outcome"], rows = _cell(found)
+            asked = found["optimized"]
+            return scores_of(rows_in(rows), asked) if asked else None
         except SENTENCES as error:
             status |= {"outcome": "failed", "reason": sentence(error)}
             if WANTS_TRACE:

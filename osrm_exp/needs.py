@@ -92,9 +92,14 @@ def of_merge(cell: Cell, found: Sequence[Expert]) -> dict[str, list[Statistic]]:
     }
 
 
+def is_searched(cell: Cell) -> bool:
+    """Whether something in a cell's merge is free, and an optimiser chooses it."""
+    return bool(cell.search.call and (cell.merge.grid or cell.search.family))
+
+
 def searched(cell: Cell) -> Searched | None:
     """The search of a cell's coefficients; None where nothing is free."""
-    if not (cell.search.call and (cell.merge.grid or cell.search.family)):
+    if not is_searched(cell):
         return None
     found = fine_tunes(cell)
     statistics = (one for asked in of_merge(cell, found).values() for one in asked)
@@ -105,7 +110,7 @@ def searched(cell: Cell) -> Searched | None:
 def data(cell: Cell) -> list[str]:
     """What a cell's merge sees of the tasks' rows, statistics and search together."""
     seen = [need.data for need in cell.merge.statistics.values()]
-    if searched(cell):
+    if is_searched(cell):
         seen.append(seen_by_search(cell))
     return sorted(set(seen))
 

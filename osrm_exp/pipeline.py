@@ -17,7 +17,7 @@ from osrm_exp.bench import Bench, rows_of
 from osrm_exp.identity import unpinned
 from osrm_exp.lora import Result
 from osrm_exp.rehearsal import rehearse
-from osrm_exp.spec import Cell, Merge, Task
+from osrm_exp.spec import Cell, Merge, Searched, Task
 from osrm_exp.tasks.metrics import Scored
 
 PACKAGES = ("osrm-exp", "torch", "transformers", "peft", "lightning", "datasets")
@@ -44,14 +44,16 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     trainings = [curve(one, folder, workshop) for one, folder in zip(own, folders)]
     bench = Bench(cell, [read_adapter(folder) for folder in folders], workshop)
     statistics = bench.statistics()
-    folder, before = search(cell, workshop), time.perf_counter()
+    wanted = needs.searched(cell)
+    folder = workshop.store.get(wanted, workshop) if wanted else None
+    before = time.perf_counter()
     result, heads = (
         outcome(cell, bench, statistics, folder) if folder
         else (Result(cell.merge(bench.updates, **statistics), cell.rank), None)
     )  # fmt: skip
     merged, after = dict(result), time.perf_counter()
     found = bench.scores(merged, "validation", heads)
-    told, tried = searched(cell, folder)
+    told, tried = searched(cell, wanted, folder)
     shared = {
         **said_of(cell, cell.merge.with_(**told["chosen"])), **told,
         "output": f"per_task, {result.form.partition(', ')[2]}" if heads else result.form,
@@ -83,23 +85,19 @@ def prepared(cell: Cell, wanted: Sequence[needs.Expert], workshop: Workshop) -> 
     return workshop.store.get_all(wanted, workshop)
 
 
-def search(cell: Cell, workshop: Workshop) -> Path | None:
-    """The folder of a cell's finished search; None where nothing is free."""
-    wanted = needs.searched(cell)
-    return workshop.store.get(wanted, workshop) if wanted else None
-
-
-def searched(cell: Cell, folder: Path | None) -> tuple[dict[str, Any], Rows]:
+def searched(
+    cell: Cell, wanted: Searched | None, folder: Path | None
+) -> tuple[dict[str, Any], Rows]:
     """What a row says of a search, and every candidate with its score."""
-    if folder is None:
+    if wanted is None or folder is None:
         return {"chosen": {}, "tuned_on": "none", "tuned_score": None}, []
-    told, wanted = read_told(folder), needs.searched(cell)
+    told = read_told(folder)
     tried = [
         {"cell": cell.digest, "point": {}, "score": None, **entry, "split": told["split"]}
         for entry in read_history(folder)
     ]
     named = {key: told[key] for key in ("evaluations", "seconds", "excluded", "note") if told[key]}
-    search = {"name": cell.search.name, "artifact": wanted and wanted.digest, **named}
+    search = {"name": cell.search.name, "artifact": wanted.digest, **named}
     said = {"chosen": told["settings"], "tuned_on": told["split"], "tuned_score": told["score"]}
     return {**said, "search": search}, tried
 

@@ -28,6 +28,7 @@ from osrm_exp import searchpath, signals
 from osrm_exp.compose import cell_from, configuration, sweep
 from osrm_exp.overrides import STUDY
 from osrm_exp.report.rows import is_done, rows_file, rows_in
+from osrm_exp.report.sealed import in_place
 from osrm_exp.store.lock import Lock
 
 RUN = "OSRM_EXP_RUN"  # names the command that a job belongs to, also where its log folder is shared
@@ -100,10 +101,10 @@ def _sweep(folder: Path, results: Path) -> Sweep | None:
 
 
 def states(
-    cells: Iterable[Overrides], results: Path, logs: Path
+    cells: Iterable[Overrides], rows: Iterable[Mapping[str, Any]], results: Path, logs: Path
 ) -> dict[Overrides, tuple[str, str]]:
-    """By cell, its state and what is to be said of it."""
-    done = {_key(row["overrides"]) for row in _done(results)}
+    """By cell, its state and what is to be said of it; `rows` are those of cells that are done."""
+    done = {_key(row["overrides"]) for row in rows}
     cells, last = list(cells), _told(logs)
     strangers = done - {_key(cell) for cell in cells}
     found = {}
@@ -156,9 +157,8 @@ def read_status(file: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, status: dict[str, Any]) -> None:
-    scratch = folder / f"status.{os.getpid()}.tmp"
-    scratch.write_text(json.dumps(status))
-    scratch.rename(folder / "status.json")
+    with in_place(folder / "status.json") as scratch:
+        scratch.write_text(json.dumps(status))
 
 
 def _done_otherwise(cell: Overrides, results: Path) -> bool:
@@ -184,12 +184,13 @@ def report(results: Path, logs: Path) -> str:
     known = sweeps(logs, results)
     if not known:
         raise ValueError(f"{logs} tells of no sweep into {results}: name the logs (paths.logs)")
-    found = states(dict.fromkeys(chain(*(one.cells for one in known))), results, logs)
+    done = _done(results)
+    found = states(dict.fromkeys(chain(*(one.cells for one in known))), done, results, logs)
     count = Counter(state for state, _ in found.values())
     summary = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
     lines = [f"{results}: {len(found)} cells: {summary}"]
     if left := {cell: told for cell, told in found.items() if told[0] != "ok"}:
-        time_left = _time(results, len(left), count["running"])
+        time_left = _time(done, len(left), count["running"])
         lines += [*_left(left, found), time_left, "what is left:", *_again(left, known)]
     return "\n".join(lines)
 
@@ -207,8 +208,7 @@ def _again(left: Collection[Overrides], known: Iterable[Sweep]) -> list[str]:
     return [f"  {one.command}" for one in known if set(one.cells) & set(left)]
 
 
-def _time(results: Path, left: int, at_once: int) -> str:
-    done = _done(results)
+def _time(done: Sequence[Mapping[str, Any]], left: int, at_once: int) -> str:
     if not done:
         return "no cell has finished yet, so nothing is known about the time"
     mean = sum(row["seconds"] for row in done) / len(done)

@@ -55,7 +55,7 @@ def check_scored(cell: Cell, optimized: Any) -> None:
             f"optimized={optimized}: protocol={cell.protocol.name} selects on validation, the "
             "split that is reported; a study needs a split of its own: protocol=clean"
         )
-    if needs.searched(cell) is None or cell.search.objective:
+    if not needs.is_searched(cell) or cell.search.objective:
         what = f"search={cell.search.name} with merge={cell.names['merge']}"
         raise ValueError(
             f"optimized={optimized}: {what} gives no mean score on {cell.protocol.select}; "

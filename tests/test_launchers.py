@@ -85,6 +85,12 @@ def job_of(folder):
     return log.name.removesuffix("_0_log.out")
 
 
+def waiting(words, environment):
+    """A command that waits for its jobs."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, env=environment, text=True, **pipes)
+
+
 SLURM = [
     "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=null",
     "hydra.launcher.timeout_min=60",
@@ -107,10 +113,7 @@ def test_an_array_of_cells_each_on_two_ranks(command, cluster, tmp_path):
 @pytest.mark.parametrize("how", ["signal", "requeue"])
 def test_a_preempted_cell_is_requeued_and_goes_on(command, cluster, tmp_path, how):
     slow = ["dataset.only=cola", "merge=average", "tuning.epochs=80", "logger=wandb"]
-    parent = subprocess.Popen(
-        [*command("a"), *SLURM, *slow], env=cluster, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    parent = waiting([*command("a"), *SLURM, *slow], cluster)
     until(lambda: list(tmp_path.glob("a/store/FineTune/.*/resume/last.ckpt")), "an epoch")
     job = job_of(tmp_path / "a")
     word = ["scancel", "--signal=USR2"] if how == "signal" else ["scontrol", "requeue"]
@@ -141,10 +144,7 @@ def test_a_preempted_cell_is_requeued_and_goes_on(command, cluster, tmp_path, ho
 
 def test_a_job_that_is_cancelled_is_one_sentence(command, cluster, tmp_path):
     slow = ["dataset.only=cola", "merge=average", "tuning.epochs=5000"]
-    parent = subprocess.Popen(
-        [*command("a"), *SLURM, *slow], env=cluster, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    parent = waiting([*command("a"), *SLURM, *slow], cluster)
     until(lambda: list(tmp_path.glob("a/store/FineTune/.*.scratch")), "a fine-tuning")
     job = job_of(tmp_path / "a")
     subprocess.run(["scancel", job], env=cluster, check=True)

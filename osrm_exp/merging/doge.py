@@ -16,7 +16,7 @@ from osrm_exp.lazy import Lazy
 from osrm_exp.lora import RANK_CUT, Dense, LowRank, Update, basis
 from osrm_exp.merging.geometry import inner_products, row_products
 from osrm_exp.merging.selection import trim_threshold
-from osrm_exp.merging.streams import stream
+from osrm_exp.merging.streams import Stream, stream
 from osrm_exp.merging.triplets import head, trained, triplets
 
 
@@ -95,9 +95,7 @@ def doge_tasks(
         iterations: as in `doge_ta`.
         lr: as in `doge_ta`.
     """
-    precise = {module: stack.to(torch.float64) for module, stack in updates.items()}
-    parts = {module: stream(stack) for module, stack in precise.items()}
-    threshold = trim_threshold(list(parts.values()), density, "kthvalue", None)
+    precise, parts, threshold = _trimmed(updates, density)
 
     def compute(module: str) -> Dense:
         stack = precise[module]
@@ -117,9 +115,7 @@ def _doge(
     subspace: int,
     modify: Callable[[LowRank, Tensor, Tensor], Tensor],
 ) -> Lazy[Dense]:
-    precise = {module: stack.to(torch.float64) for module, stack in updates.items()}
-    parts = {module: stream(stack) for module, stack in precise.items()}
-    threshold = trim_threshold(list(parts.values()), density, "kthvalue", None)
+    precise, parts, threshold = _trimmed(updates, density)
 
     def compute(module: str) -> Dense:
         stack = precise[module]
@@ -134,6 +130,15 @@ def _doge(
         return Dense(merged.to(updates[module].dtype))
 
     return Lazy(updates, compute)
+
+
+def _trimmed(
+    updates: Mapping[str, LowRank], density: float
+) -> tuple[dict[str, LowRank], dict[str, Stream], Tensor]:
+    """Stacks in float64, their entries, and by task `[task]` from what magnitude one is kept."""
+    precise = {module: stack.to(torch.float64) for module, stack in updates.items()}
+    parts = {module: stream(stack) for module, stack in precise.items()}
+    return precise, parts, trim_threshold(list(parts.values()), density, "kthvalue", None)
 
 
 def balancing(stack: LowRank, eta: float) -> Tensor:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Cache
 
@@ -63,10 +62,9 @@ def prodistill(
         ]
         for rows in bench.data
     ]
-    done = _restored(problem, free)
-    for number, block in enumerate(blocks):
-        if number < done:
-            continue
+    free.update(problem.history.restored())
+    done = len(problem.history.entries)  # one a block
+    for number, block in enumerate(blocks[done:], done):
         start = time.perf_counter()
         lost = _train(problem, free, block, data, epochs, lr)
         check_finite(problem, {name: free[name] for name in block}, number)
@@ -74,24 +72,8 @@ def prodistill(
         names = [task.name for task in problem.cell.tasks]
         entry = {"block": number, "tasks": dict(zip(names, lost)), "seconds": seconds}
         problem.history.append(entry)
-        file = problem.history.folder / "state.safetensors"
-        scratch = file.with_suffix(".tmp")
-        save_file({**free, "done": torch.tensor(number + 1)}, scratch)
-        scratch.rename(file)
+        problem.history.save(free)
     return Found({}, free, None)
-
-
-def _restored(problem: Problem, free: Tensors) -> int:
-    """Puts back the blocks that an interrupted search had finished; how many there are."""
-    file = problem.history.folder / "state.safetensors"
-    if not file.is_file():
-        problem.history.rewind(0)
-        return 0
-    found = load_file(file)
-    done = int(found.pop("done"))
-    problem.history.rewind(done)
-    free.update(found)
-    return done
 
 
 def _train(

@@ -47,7 +47,7 @@ def dry(cell: Cell, stage: Any, statistics: Mapping[str, Any]) -> None:
         problem = _Dry(cell, stage, statistics, History(Path(folder)))
         for _ in Result(problem.family.outcome(problem.settings, problem.family.start).updates):
             pass
-        if not needs.searched(cell):
+        if not needs.is_searched(cell):
             return
         if not problem.members:
             raise ValueError(

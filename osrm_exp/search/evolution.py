@@ -48,9 +48,7 @@ def cmaes(
         warnings.filterwarnings("ignore", module="cma")
         strategy = library.CMAEvolutionStrategy(at, sigma, options)
         while left > 0 and not strategy.stop():
-            asked = strategy.ask()
-            if len(asked) > left:
-                asked = asked[:left]
+            asked = strategy.ask()[:left]
             scores = [_scored(problem, point(x)) for x in asked]
             left -= len(asked)
             for x, score in zip(asked, scores):

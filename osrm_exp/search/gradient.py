@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import trange
 
@@ -98,17 +97,11 @@ def check_finite(problem: Problem, free: Tensors, step: int) -> None:
 
 def _restored(problem: Problem, free: Tensors, optimizer: torch.optim.Adam) -> int:
     """Puts back what an interrupted search had saved; how many steps it had made."""
-    file = problem.history.folder / "state.safetensors"
-    if not file.is_file():
-        problem.history.rewind(0)
-        return 0
-    found = load_file(file)
-    done = int(found.pop("done"))
-    problem.history.rewind(done)
-    for place, tensor in enumerate(free.values()):
+    found = problem.history.restored()
+    for place, tensor in enumerate(free.values() if found else ()):
         tensor.data.copy_(found[f"{place}.value"])
         optimizer.state[tensor] = {moment: found[f"{place}.{moment}"] for moment in MOMENTS}
-    return done
+    return len(problem.history.entries)
 
 
 _saved: dict[Path, tuple[float, float]] = {}
@@ -118,19 +111,17 @@ def _save(
     problem: Problem, names: list[str], free: Tensors, optimizer: torch.optim.Adam, last: bool
 ) -> None:
     """Saves where the search stands, as often as a small part of its time allows."""
-    file = problem.history.folder / "state.safetensors"
-    when, cost = _saved.get(file, (0.0, 0.0))
+    folder = problem.history.folder
+    when, cost = _saved.get(folder, (0.0, 0.0))
     start = time.perf_counter()
     if not last and start - when < OFTEN * cost:
         return
-    state = {"done": torch.tensor(len(problem.history.entries))}
+    state: Tensors = {}
     for place, name in enumerate(names):
         tensor = free[name]
         own = optimizer.state[tensor]
         state |= {f"{place}.{moment}": own[moment] for moment in MOMENTS}
         state[f"{place}.value"] = tensor.detach()
-    scratch = file.with_suffix(".tmp")
-    save_file(state, scratch)
-    scratch.rename(file)
+    problem.history.save(state)
     end = time.perf_counter()
-    _saved[file] = (end, end - start)
+    _saved[folder] = (end, end - start)

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from osrm_exp.report.sealed import in_place
 
 Entry = dict[str, Any]
 
@@ -14,6 +21,7 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, folder / "history.jsonl"
+        self.state = folder / "state.safetensors"
         text = self.file.read_bytes() if self.file.is_file() else b""
         whole = text[: text.rfind(b"\n") + 1]  # what follows was cut off
         self.entries: list[Entry] = [json.loads(line) for line in whole.splitlines()]
@@ -29,9 +37,19 @@ class History:
     def rewind(self, count: int) -> None:
         """Keeps the first `count` entries: an optimiser goes on from a state that was saved."""
         del self.entries[count:]
-        scratch = self.file.with_suffix(".tmp")
-        scratch.write_bytes(b"".join(map(_line, self.entries)))
-        scratch.rename(self.file)
+        with in_place(self.file) as scratch:
+            scratch.write_bytes(b"".join(map(_line, self.entries)))
+
+    def save(self, state: Mapping[str, Tensor]) -> None:
+        """Keeps where an optimiser that moves tensors stands after the entries so far."""
+        with in_place(self.state) as scratch:
+            save_file({**state, "done": torch.tensor(len(self.entries))}, scratch)
+
+    def restored(self) -> dict[str, Tensor]:
+        """What was saved last, empty where nothing was; entries made after it are dropped."""
+        state = load_file(self.state) if self.state.is_file() else {}
+        self.rewind(int(state.pop("done", 0)))
+        return state
 
 
 def _line(entry: Entry) -> bytes:
