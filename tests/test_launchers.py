@@ -19,7 +19,7 @@ TINY = [
     "dataset=glue", "dataset.only=[cola,sst2]", "tuning.batch_size=16", "tuning.max_length=32",
     "tuning.lora.r=2", "protocol.holdout=0.2", "model=roberta_large", "merge=average,ties",
 ]  # fmt: skip
-PATIENCE = 900  # of a machine that has much else to do
+PATIENCE = 300  # of a machine that has much else to do
 
 
 @pytest.fixture
@@ -143,6 +143,8 @@ def test_a_preempted_cell_is_requeued_and_goes_on(command, cluster, tmp_path, ho
 
 
 def test_a_job_that_is_cancelled_is_one_sentence(command, cluster, tmp_path):
+    if subprocess.run(["sacct"], env=cluster, capture_output=True, check=False).returncode:
+        pytest.skip("submitit learns of a cancelled job from sacct alone: no accounting here")
     slow = ["dataset.only=cola", "merge=average", "tuning.epochs=5000"]
     parent = waiting([*command("a"), *SLURM, *slow], cluster)
     until(lambda: list(tmp_path.glob("a/store/FineTune/.*.scratch")), "a fine-tuning")
