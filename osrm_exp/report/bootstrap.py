@@ -9,6 +9,10 @@ import numpy as np
 import pandas as pd
 
 DRAWS, SEED = 2000, 0  # the same rows, the same interval
+WHOLE = {  # metrics that are the mean of others
+    "accuracy_f1": ["accuracy", "f1"], "pearson_spearman": ["pearson", "spearman"],
+    "balanced_accuracy": ["refusal", "compliance"],
+}  # fmt: skip
 
 
 def hierarchical(gains: np.ndarray, delta: float, level: float) -> dict[str, float]:
@@ -80,37 +84,40 @@ def _scored(answers: pd.DataFrame, weights: np.ndarray, metric: str) -> np.ndarr
     def mean(values: np.ndarray) -> np.ndarray:
         return weights @ values.astype(np.float32) / len(values)
 
-    def correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        x, y = x - x.mean(), y - y.mean()
-        mx, my = mean(x), mean(y)
-        scale = np.sqrt(np.clip((mean(x**2) - mx**2) * (mean(y**2) - my**2), 0, None))
-        return np.divide(mean(x * y) - mx * my, scale, out=np.zeros_like(mx), where=scale > 1e-12)
-
-    def f1() -> np.ndarray:
-        both = mean((label == 1) * (guess == 1))
-        total = mean(label == 1) + mean(guess == 1)
-        return np.divide(2 * both, total, out=np.zeros_like(both), where=total > 0)
-
-    def recall(of: int) -> np.ndarray:
-        total = mean(label == of)
-        both = mean((label == of) * (guess == of))
-        return np.divide(both, total, out=np.zeros_like(both), where=total > 0)
-
     def spearman() -> np.ndarray:  # ranks among all rows, not anew in every draw
-        return correlation(*(pd.Series(v).rank().to_numpy() for v in (label, guess)))
+        return correlation(*(pd.Series(v).rank().to_numpy() for v in (label, guess)), mean)
 
     parts = {
-        "accuracy": lambda: mean(label == guess), "f1": f1, "spearman": spearman,
-        "pearson": lambda: correlation(label, guess), "mcc": lambda: mcc(label, guess, mean),
-        "refusal": lambda: recall(1), "compliance": lambda: recall(0),
+        "accuracy": lambda: mean(label == guess), "f1": lambda: f1(label, guess, mean),
+        "mcc": lambda: mcc(label, guess, mean), "spearman": spearman,
+        "pearson": lambda: correlation(label, guess, mean),
+        "refusal": lambda: recall(1, label, guess, mean),
+        "compliance": lambda: recall(0, label, guess, mean),
         **dict.fromkeys(["exact_match", "rouge_l", "likelihood"], lambda: mean(guess)),
     }  # fmt: skip
-    whole = {
-        "accuracy_f1": ["accuracy", "f1"], "pearson_spearman": ["pearson", "spearman"],
-        "balanced_accuracy": ["refusal", "compliance"],
-    }  # fmt: skip
-    names = whole.get(metric, [metric])
-    return 100 * np.mean([parts[name]() for name in names], axis=0)
+    return 100 * np.mean([parts[name]() for name in WHOLE.get(metric, [metric])], axis=0)
+
+
+def correlation(x: np.ndarray, y: np.ndarray, mean: Any) -> np.ndarray:
+    """Pearson's correlation, from weighted means; 0 where one of the two is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    mx, my = mean(x), mean(y)
+    scale = np.sqrt(np.clip((mean(x**2) - mx**2) * (mean(y**2) - my**2), 0, None))
+    return _ratio(mean(x * y) - mx * my, np.where(scale > 1e-12, scale, 0))
+
+
+def f1(label: np.ndarray, guess: np.ndarray, mean: Any) -> np.ndarray:
+    """F1 of class 1, from weighted means."""
+    return _ratio(2 * mean((label == 1) * (guess == 1)), mean(label == 1) + mean(guess == 1))
+
+
+def recall(of: int, label: np.ndarray, guess: np.ndarray, mean: Any) -> np.ndarray:
+    """The share of a class that is found, from weighted means."""
+    return _ratio(mean((label == of) * (guess == of)), mean(label == of))
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
 def mcc(label: np.ndarray, guess: np.ndarray, mean: Any) -> np.ndarray:

@@ -25,45 +25,48 @@ def panels(found: pd.DataFrame, searches: pd.DataFrame) -> dict[str, list[Any]]:
     """Panels by section, for what these `scores` and searches hold."""
     tasks = [str(task) for task in found.task.unique()]
     sections = {
-        "Merged against single": [
-            _bars("Average of the tasks, percent", ["merged/average"], MERGE),
-            _bars("Recovered of what the adapters add, percent", ["recovered"], MERGE),
-            _bars("Points lost against the experts", ["lost/average"], MERGE),
-            _bars("Experts and the bare model", ["expert/average", "pretrained/average"], ARM),
-            _bars("Task by task", [f"merged/{task}" for task in tasks], MERGE),
-            wr.MediaBrowser(title=MEDIA, media_keys=["figures/tasks"]),
-        ],
+        "Merged against single": _merged(tasks),
         "Coefficients": _coefficients(searches),
         "Training": [
             _line("Loss", [f"{task}/epoch_loss" for task in tasks]),
             *(_line(task, [f"{task}/{metric}"]) for task, metric in _headlines(found)),
         ],
-        "Interference": [
-            wr.ScatterPlot(
-                title="Interference after training against the merged average",
-                x=wr.SummaryMetric("interference/response_BA_end_foreign"),
-                y=wr.SummaryMetric("merged/average"),
-            ),
-            _bars(
-                "Response to foreign inputs: A at its start and end, BA at its end",
-                [f"interference/{key}_foreign" for key in
-                 ("response_A_start", "response_A_end", "response_BA_end")],
-                ARM,
-            ),
-            wr.MediaBrowser(
-                title=MEDIA, media_keys=["figures/interference_query", "figures/interference_value"]
-            ),
-        ],
+        "Interference": _interference(),
         "Cost": [
-            wr.ScatterPlot(
-                title="Average against the seconds of one merge",
-                x=wr.SummaryMetric("cost/merge_seconds"), y=wr.SummaryMetric("merged/average"),
-                log_x=True,
-            ),
+            _points("Average against the seconds of one merge", "cost/merge_seconds", log_x=True),
             _bars("Seconds of a cell", ["cost/seconds"], MERGE),
         ],
-    }  # fmt: skip
+    }
     return {name: found for name, found in sections.items() if found}
+
+
+def _merged(tasks: list[str]) -> list[Any]:
+    return [
+        _bars("Average of the tasks, percent", ["merged/average"], MERGE),
+        _bars("Recovered of what the adapters add, percent", ["recovered"], MERGE),
+        _bars("Points lost against the experts", ["lost/average"], MERGE),
+        _bars("Experts and the bare model", ["expert/average", "pretrained/average"], ARM),
+        _bars("Task by task", [f"merged/{task}" for task in tasks], MERGE),
+        wr.MediaBrowser(title=MEDIA, media_keys=["figures/tasks"]),
+    ]
+
+
+def _interference() -> list[Any]:
+    responses = ("response_A_start", "response_A_end", "response_BA_end")
+    return [
+        _points(
+            "Interference after training against the merged average",
+            "interference/response_BA_end_foreign",
+        ),
+        _bars(
+            "Response to foreign inputs: A at its start and end, BA at its end",
+            [f"interference/{key}_foreign" for key in responses],
+            ARM,
+        ),
+        wr.MediaBrowser(
+            title=MEDIA, media_keys=["figures/interference_query", "figures/interference_value"]
+        ),
+    ]
 
 
 def workspace(
@@ -112,6 +115,12 @@ def _bars(title: str, metrics: Sequence[str], by: Any) -> Any:
         title=title, metrics=list(metrics), groupby=by, orientation="v",
         groupby_rangefunc="minmax", max_bars_to_show=50,
     )  # fmt: skip
+
+
+def _points(title: str, x: str, log_x: bool = False) -> Any:
+    return wr.ScatterPlot(
+        title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric("merged/average"), log_x=log_x
+    )
 
 
 def _line(title: str, metrics: Sequence[str]) -> Any:
