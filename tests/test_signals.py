@@ -76,8 +76,8 @@ def test_other_ends_are_left_alone(program):
 
 
 def test_who_does_not_unwind_is_cut_off(program):
-    body = "signals.PATIENCE = 0.5\n    try: time.sleep(60)\n    finally: time.sleep(60)"
-    process = program(WAITS + body)
+    ready = "signals.PATIENCE = 0.5\n    try: print('ready', flush=True); time.sleep(60)\n"
+    process = program(WAITS.partition("print")[0] + ready + "    finally: time.sleep(60)")
     process.terminate()
     assert "did not end within" in process.communicate(timeout=30)[1]
     assert process.returncode == 143

@@ -99,7 +99,7 @@ def test_a_stopped_owner_on_this_machine_is_named_and_not_robbed(tmp_path, owner
     assert f"process {process.pid} on " in waiting.holder()
     assert "it is stopped or hangs; continue or end it" in waiting.holder()
     os.kill(process.pid, signal.SIGCONT)
-    process.terminate()
+    process.kill()
     process.join()
     assert taken(waiting, 0.5) is not None
 
