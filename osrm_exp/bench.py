@@ -115,7 +115,11 @@ class Bench:
 
 def rows_of(cell: Cell) -> list[data.TaskData]:
     """Rows of every task, checked before the first is trained on, and kept for the process."""
-    how = (cell.model, cell.tuning.max_length, cell.tuning.truncation_side)
+    tuning = cell.tuning
+    for task in cell.tasks if tuning.per_task else ():  # which may have a length of its own
+        own = tuning.of(task.name)
+        data.load(task, cell.model, own.max_length, own.truncation_side)
+    how = (cell.model, tuning.max_length, tuning.truncation_side)
     return [data.load(task, *how) for task in cell.tasks]
 
 

@@ -69,7 +69,7 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     names = [task.name for task in tasks]
     arm = arm_of(config["names"]["init"], config["init"], config, names)
     heads = config["heads"] and arm_of(config["heads"], init_of(config["heads"]), config, names)
-    model = _used(model, tasks, arm, config)
+    model = _used(model, tasks, [arm, *([heads] if heads else [])], config)
     grid = config["merge"].get("grid") if search.call else None  # unsearched it changes no number
     merge = build(Merge, {**config["merge"], "grid": grid}, "merge")
     fields = dict(
@@ -84,11 +84,19 @@ def cell_from(config: Mapping[str, Any], inputs: Inputs | None = None) -> Cell:
     return build(Cell, fields, "cell")
 
 
-def _used(model: Model, tasks: Sequence[Task], arm: Arm, config: Mapping[str, Any]) -> Model:
-    """The model with those of its heads and blocks that the tasks need."""
+def _used(model: Model, tasks: Sequence[Task], arms: list[Arm], config: Mapping[str, Any]) -> Model:
+    """The model with those of its heads and blocks that the tasks need, under the cell's arm and
+    under that of the heads alike."""
     if written := _written(tasks):
         model = _headless(model, written, config)
-    used = {block for task in tasks for block in arm.tuning.of(task.name).lora.blocks}
+    used, *other = [
+        {block for task in tasks for block in arm.tuning.of(task.name).lora.blocks} for arm in arms
+    ]
+    if other and other != [used]:
+        raise ValueError(
+            f"heads={arms[1].name} adapts the blocks {', '.join(sorted(*other))} and "
+            f"init={arms[0].name} {', '.join(sorted(used))}: tuning.per_init may not part them"
+        )
     return model.model_copy(update={"blocks": _blocks(model, used)})
 
 

@@ -7,11 +7,12 @@ batch through the checkpoint whether they can be collected.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from itertools import combinations
 
 import torch
+from transformers import PreTrainedModel
 
 from osrm_exp import needs
 from osrm_exp.adapter import Adapter
@@ -20,6 +21,8 @@ from osrm_exp.model import adapted_modules, load_backbone, skeleton
 from osrm_exp.spec import Cell, Model, Need, Task, Tuning
 from osrm_exp.statistics.layout import check_inputs
 from osrm_exp.tasks import data
+
+Asked = tuple[str, Collection[str]]  # who asks for statistics, and of which tasks' adapters
 
 
 def check(cell: Cell, given: Mapping[str, Adapter], workshop: Workshop) -> None:
@@ -34,16 +37,13 @@ def check(cell: Cell, given: Mapping[str, Adapter], workshop: Workshop) -> None:
         ValueError: two adapters without a module in common, a module that no block names though a
             statistic of it is asked for, or one whose inputs cannot be told apart by sample.
     """
-    net = skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
-    modules = {
-        task.name: given[task.name].updates.keys() if task.name in given
-        else adapted_modules(net, cell.model, cell.tuning.of(task.name).lora.blocks).keys()
-        for task in cell.tasks
-    }  # fmt: skip
+    modules = _modules(cell, given)
     _check_shared(modules)
-    seen = adapted_modules(net, cell.model, cell.tuning.lora.blocks)
-    for where, of in _asked(cell):
-        _check_blocks(where, {task: modules[task] for task in modules if task in of}, seen, cell)
+    _check_statistics(cell, modules, [*_by_init(cell, f"init={cell.names['init']}"), *_asked(cell)])
+    if cell.heads:
+        arm = cell.model_copy(update={"init": cell.heads.init, "tuning": cell.heads.tuning})
+        asked = _by_init(arm, f"heads={cell.heads.name}")
+        _check_statistics(arm, _modules(arm, given), asked)
     if cell.diagnostics:
         _check_alike(modules)
     later = any(_of_inputs(one) for one in cell.merge.statistics.values()) or cell.diagnostics
@@ -51,12 +51,37 @@ def check(cell: Cell, given: Mapping[str, Adapter], workshop: Workshop) -> None:
         _check_batch(cell.model, cell.tasks[0], cell.tuning, workshop.device)
 
 
-def _asked(cell: Cell) -> list[tuple[str, Collection[str]]]:
-    """Who asks for statistics of modules, and of which tasks' adapters."""
+def _modules(cell: Cell, given: Mapping[str, Adapter]) -> dict[str, Collection[str]]:
+    """The modules that every task's adapter has, by task."""
+    net = _net(cell)
+    return {
+        task.name: given[task.name].updates.keys() if task.name in given
+        else adapted_modules(net, cell.model, cell.tuning.of(task.name).lora.blocks).keys()
+        for task in cell.tasks
+    }  # fmt: skip
+
+
+def _check_statistics(
+    cell: Cell, modules: Mapping[str, Collection[str]], asked: Iterable[Asked]
+) -> None:
+    seen = adapted_modules(_net(cell), cell.model, cell.tuning.lora.blocks)
+    for where, of in asked:
+        _check_blocks(where, {task: modules[task] for task in modules if task in of}, seen, cell)
+
+
+def _net(cell: Cell) -> PreTrainedModel:
+    return skeleton(cell.model, cell.tasks[0].outputs, auto=cell.tasks[0].kind.auto)
+
+
+def _by_init(cell: Cell, name: str) -> list[Asked]:
+    trained = {task.name for task in cell.tasks} - cell.given.keys()
+    return [(name, trained)] if cell.init.statistics else []
+
+
+def _asked(cell: Cell) -> list[Asked]:
+    """Who asks for statistics of modules after training, and of which tasks' adapters."""
     every = [task.name for task in cell.tasks]
-    asked: list[tuple[str, Collection[str]]] = []
-    if cell.init.statistics:
-        asked.append((f"init={cell.names['init']}", set(every) - cell.given.keys()))
+    asked: list[Asked] = []
     if any(need.of != "suite" for need in cell.merge.statistics.values()):
         asked.append((f"merge={cell.names['merge']}", every))
     if cell.diagnostics:

@@ -116,6 +116,12 @@ def test_a_mixture_of_experts_goes_through_osrm_and_regmean(cell, workshop, odd)
         ([f"{LORA}={{r: 64, {SMALL}, blocks: [q]}}"], r"tuning\.lora\.r=64 is above the width"),
         ([f"{LORA}={{r: 2, {SMALL}, blocks: [q, v]}}", "merge=peft_linear"],
          r"merge=peft_linear: .* has adapters of rank \[2, 4\], and factors are added entry"),
+        ([f"{LORA}={{r: 4, {SMALL}, blocks: [q, k]}}", "heads=osrm", "init=gaussian"],
+         r"adapter of cola has .*key, and heads=osrm asks for a statistic"),
+        (["tuning.max_length=1"],
+         r"tuning\.max_length=1 leaves cola no token of a text beside the 1 .*: choose at least 2"),
+        (["+tuning.per_task.mnli.max_length=3", "dataset.only=[cola,mnli]"],
+         r"max_length=3 leaves mnli no token .* the 2 that the tokenizer adds: choose at least 4"),
         (["+tuning.per_task.cola.max_length=100"], r"tuning\.max_length=100 is beyond the 63"),
     ],
 )  # fmt: skip

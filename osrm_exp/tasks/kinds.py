@@ -116,11 +116,17 @@ def _response(task: Task, value: Any) -> int | tuple[str, ...]:
 
 
 def _encode(
-    _: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
+    task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Example]:
     if not rows:
         return []
     columns = [list(texts) for texts in zip(*(row.texts for row in rows))]
+    added = tokenizer.num_special_tokens_to_add(pair=len(columns) > 1)
+    if max_length < added + len(columns):
+        raise ValueError(
+            f"tuning.max_length={max_length} leaves {task.name} no token of a text beside the "
+            f"{added} that the tokenizer adds: choose at least {added + len(columns)}"
+        )
     tokens = tokenizer(*columns, truncation=True, max_length=max_length)
     keys = [key for key in ("input_ids", "attention_mask", "token_type_ids") if key in tokens]
     return [
