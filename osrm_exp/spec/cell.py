@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from osrm_exp.record import Record, digest
 from osrm_exp.spec.methods import Init, Merge, Need, Search
 from osrm_exp.spec.stages import Given
-from osrm_exp.spec.subject import Fraction, Model, Task, Tuning
+from osrm_exp.spec.subject import Fraction, Model, Seed, Task, Tuning
 
 
 class Arm(Record):
@@ -50,7 +50,7 @@ class Cell(Record):
     protocol: Protocol
     diagnostics: dict[str, Need] = Field(default={}, exclude=True)
     rank: PositiveInt | None = None
-    seed: int
+    seed: Seed
     given: dict[str, Given] = {}  # by task
     names: dict[str, str] = Field(exclude=True)
     overrides: tuple[str, ...] = Field(exclude=True)  # what composes this cell again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from osrm_exp.tasks.kinds import Kind
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes, NumPy's too
 
 
 class Rows(Record):
@@ -62,7 +64,7 @@ class Task(Record):
     validation: str = "validation"
     rows: Rows = Rows()
     cap: Rows = Rows()
-    seed: int  # of rows and held-out slice
+    seed: Seed  # of rows and held-out slice
     follows: bool = Field(default=False, exclude=True)  # seed is the cell's, `dataset.seed: null`
     holdout: Fraction
     adapter: str | None = Field(default=None, exclude=True)  # folder or org/name@revision: `Given`
@@ -90,6 +92,8 @@ class Task(Record):
             own = ("chat", "max_new_tokens", "answer", "refusal")
             if set_ := [key for key in own if getattr(self, key) not in (None, False)]:
                 raise ValueError(f".{set_[0]} is of a task that has a prompt")
+        if twice := [one for one, count in Counter(self.labels or ()).items() if count > 1]:
+            raise ValueError(f".labels names {twice[0]!r} twice")
         if self.refusal and len(self.labels or ()) != 2:
             raise ValueError(".refusal needs two labels: an answer, a refusal")
         if self.answer is not None:

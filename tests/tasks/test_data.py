@@ -115,7 +115,11 @@ def test_an_empty_split_is_named_and_an_odd_one_is_told_once(cell, monkeypatch, 
      ("dataset.only=3", r"only names \[3\]"), ("+dataset.source=x", "source is not an option"),
      ("dataset.tasks.cola.text=[]", "at least 1"),
      ("dataset.tasks.cola.text=[a,b,c]", "text names 3"),
-     ("dataset.tasks.cola.labels=[one]", "at least 2"), ("dataset.tasks.cola=null", "text")],
+     ("dataset.tasks.cola.labels=[one]", "at least 2"),
+     ("dataset.tasks.cola.labels=[a,a]", "labels names 'a' twice"),
+     ("dataset.seed=-1", "seed: Input should be greater than or equal to 0"),
+     ("seed=99999999999999999999", "seed: Input should be less than 4294967296"),
+     ("dataset.tasks.cola=null", "text")],
 )  # fmt: skip
 def test_a_suite_that_makes_no_sense_is_refused(cell, override, sentence):
     with pytest.raises(ValueError, match=sentence):
