@@ -12,8 +12,8 @@ RECOVERED = (
     "where the denominator exceeds twice its standard error."
 )
 UNKNOWN = (
-    "recovered is left out: it needs pretrained and individual rows of the same "
-    "adapters, and row counts."
+    "recovered is left out: it needs pretrained and individual rows of the same adapters, row "
+    "counts, and adapters that add more to the model than twice the error."
 )
 
 
