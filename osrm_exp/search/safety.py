@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from osrm_exp.spec import Objective, Task
 
 
-def shares(objective: Objective | None, tasks: Sequence[Task], judged: Sequence[int]) -> list[float]:
+def shares(
+    objective: Objective | None, tasks: Sequence[Task], judged: Sequence[int]
+) -> list[float]:
     """How much every task counts `[task]`, 0 for one that has no say; they sum to how many do.
 
     Args:
