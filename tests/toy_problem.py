@@ -31,6 +31,7 @@ class Toy(Problem):
         )
         self.family = SimpleNamespace(space={}, read=lambda _: {}, penalty=0.0)
         self.members, self.seed, self.judged, self.dies = [0, 1], seed, judge, dies
+        self.shares = [1.0, 1.0]
         self.space, self.settings = dict(space), start or {k: v[0] for k, v in space.items()}
         self.history, self.made = History(folder), 0
         entries = (entry for entry in self.history.entries if "point" in entry)

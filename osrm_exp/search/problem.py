@@ -27,6 +27,7 @@ from osrm_exp.search.family import Family, Scene, Tensors
 from osrm_exp.search.history import History
 from osrm_exp.search.objectives import Features, Judge, Seen
 from osrm_exp.search.pieces import cut, watched
+from osrm_exp.search.safety import shares
 from osrm_exp.spec import Cell
 from osrm_exp.statistics.suite import experts
 from osrm_exp.tasks.prompts import Batch
@@ -76,10 +77,12 @@ class Problem:
         self.judge: Judge | None = objective.call() if objective else None
         self.split = (objective and objective.split) or cell.protocol.select
         self.rows = objective.rows if objective else None
-        self.members = [
+        judged = [
             index for index, task in enumerate(cell.tasks)
             if self.judge is None or self.judge.takes(task)
         ]  # fmt: skip
+        self.shares = shares(objective, cell.tasks, judged)
+        self.members = [index for index in judged if self.shares[index]]
         self.settings = {key: cell.merge.settings.get(key) for key in cell.merge.grid}
         self.space = {**cell.merge.grid, **self.family.space}
         self._known = {self._key(e["point"]): e for e in history.entries if "point" in e}
@@ -104,7 +107,7 @@ class Problem:
             start = time.perf_counter()
             tasks = self._tried(point, stop)
             whole = len(tasks) == len(self.members)
-            score = sum(tasks.values()) / len(tasks) if whole else None
+            score = self._mean(tasks) if whole else None
             if score is not None and self.family.penalty:
                 score -= self.family.penalty * self._magnitude(point)
             seconds = round(time.perf_counter() - start, 4)
@@ -112,11 +115,16 @@ class Problem:
             self.history.append(entry)
             self._known[self._key(point)] = entry
         elif stop:
-            seen = list(entry["tasks"].values())
+            seen = list(entry["tasks"].items())
             for count in range(1, len(self.members)):  # an optimiser is told what it was told
-                if count <= len(seen) and stop(count, sum(seen[:count]) / count):
+                if count <= len(seen) and stop(count, self._mean(dict(seen[:count]))):
                     break
         return entry["score"]
+
+    def _mean(self, tasks: Mapping[str, float]) -> float:
+        """Of the tasks seen, each by its share."""
+        of = {task.name: share for task, share in zip(self.cell.tasks, self.shares)}
+        return sum(of[name] * v for name, v in tasks.items()) / sum(of[name] for name in tasks)
 
     @staticmethod
     def _key(point: Point) -> str:
@@ -135,7 +143,7 @@ class Problem:
         for index, value in self._each(result, outcome.heads):
             found[self.cell.tasks[index].name] = value
             enough = stop and len(found) < len(self.members)
-            if enough and stop and stop(len(found), sum(found.values()) / len(found)):
+            if enough and stop and stop(len(found), self._mean(found)):
                 break
         return found
 
@@ -161,12 +169,12 @@ class Problem:
         """Of an optimiser that computes gradients by itself, once a step."""
 
     def gradient(self, tensors: Tensors, draw: Callable[[int], Sequence[Batch]]) -> dict:
-        """Adds the gradient of the objective, summed over tasks and batches, to `tensors`.
+        """Adds the gradient of the objective, summed over tasks (by their shares) and batches.
 
         The merge is computed once, and a task's graph is gone before the next one's is made.
 
         Args:
-            tensors: of the family, leaves that require a gradient.
+            tensors: of the family, leaves that require a gradient and get it.
             draw: the batches of a task, by its place.
 
         Returns:
@@ -185,7 +193,7 @@ class Problem:
                     values = []
                     for batch, target in zip(batches, targets[index]):
                         value = self._judged(net, index, batch, target)
-                        value.backward()
+                        (self.shares[index] * value).backward()
                         values.append(value.item())
                 found[self.cell.tasks[index].name] = sum(values) / len(values)
         reached = [(whole, leaf.grad) for whole, leaf in cuts if leaf.grad is not None]

@@ -61,6 +61,8 @@ class Objective(Part):
 
     split: Literal["train", "tune", "validation"] | None = None  # null: protocol.select
     rows: PositiveInt | None = None  # of every task; null takes the whole split
+    weight: Annotated[float, Field(ge=0, le=1)] | None = None  # of the alignment set; null: as any
+    alignment: tuple[str, ...] = ()  # tasks; none: those of the suite that are refusals
 
 
 class Search(Called):
