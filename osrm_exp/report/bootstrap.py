@@ -85,7 +85,8 @@ def _scored(answers: pd.DataFrame, weights: np.ndarray, metric: str) -> np.ndarr
         return weights @ values.astype(np.float32) / len(values)
 
     def spearman() -> np.ndarray:  # ranks among all rows, not anew in every draw
-        return correlation(*(pd.Series(v).rank().to_numpy() for v in (label, guess)), mean)
+        ranks, others = (pd.Series(v).rank().to_numpy() for v in (label, guess))
+        return correlation(ranks, others, mean)
 
     parts = {
         "accuracy": lambda: mean(label == guess), "f1": lambda: f1(label, guess, mean),

@@ -76,8 +76,7 @@ def nevergrad(problem: Problem, /, *, budget: PositiveInt, optimizer: str) -> Fo
     """
     library = extra("nevergrad")
     moves(problem, "nevergrad", numbers=True)
-    start, names = problem.start, list(problem.space)
-    at = [share(problem.space[name], start[name]) for name in names]
+    at = [share(values, problem.start[name]) for name, values in problem.space.items()]
     if optimizer not in library.optimizers.registry:
         raise ValueError(f"nevergrad has no optimizer {optimizer!r}: NGOpt is one that it has")
     with warnings.catch_warnings():
@@ -86,26 +85,36 @@ def nevergrad(problem: Problem, /, *, budget: PositiveInt, optimizer: str) -> Fo
         free.random_state.seed(problem.seed % 2**32)
         chosen = library.optimizers.registry[optimizer](free, budget=budget)
         chosen.suggest(at)
-        best, top, name = None, float("-inf"), chosen.name
         try:
-            for _ in range(budget):
-                asked, broken = _asked(chosen)
-                if broken:
-                    break
-                point = {n: unit(problem.space[n], float(v)) for n, v in zip(names, asked.value)}
-                score = _scored(problem, point)
-                if best is None or score > top:
-                    best, top = point, score
-                chosen.tell(asked, -score)
-                name = getattr(chosen, "optim", chosen).name
+            best, broken, name = _run(problem, chosen, budget)
         finally:
-            chosen = asked = None  # its thread ends with it, which a traceback would keep alive
+            chosen = None  # here as there
     if best is None or broken:
         raise ValueError(
             f"nevergrad's {optimizer} failed, as {name} ({broken}): another optimizer helps, as "
             "optimizer=OnePlusOne"
         )
     return problem.chosen(best, note=name)
+
+
+def _run(problem: Problem, chosen: Any, budget: int) -> tuple[dict | None, str, str]:
+    """The best point, why it ended too soon if it did, and which optimiser it was."""
+    best, top, name, asked = None, float("-inf"), chosen.name, None
+    try:
+        for _ in range(budget):
+            asked, broken = _asked(chosen)
+            if broken:
+                return best, broken, name
+            values = zip(problem.space.items(), asked.value)
+            point = {of: unit(range_, float(v)) for (of, range_), v in values}
+            score = _scored(problem, point)
+            if best is None or score > top:
+                best, top = point, score
+            chosen.tell(asked, -score)
+            name = getattr(chosen, "optim", chosen).name
+    finally:
+        chosen = asked = None  # its thread ends with it, which a traceback would keep alive
+    return best, "", name
 
 
 def _asked(chosen: Any) -> tuple[Any, str]:
