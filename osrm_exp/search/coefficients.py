@@ -55,29 +55,23 @@ class Coefficients:
         self.scene, self.grain, self.penalty = scene, grain, penalty
         self.weights, self.normalize, self.per_task = weights, normalize, per_task
         self.limits = (min(values), max(values)) if values else None
-        if weights and (groups != 1 or not per_task or grain != "update"):
-            raise ValueError(
-                f"weights={weights} gives the merge one number a task: take groups=1, "
-                "per_task=true, grain=update"
-            )
-        if per_task and groups is not None and len(scene.tasks) < 2:
-            raise ValueError(
-                f"coefficients weigh tasks against each other, and {scene.tasks[0]} is the only "
-                "one: take a suite of two or more (dataset.only)"
-            )
+        _check(scene, groups, per_task, grain, weights)
         self.groups = {} if groups is None else grouped(list(scene.updates), groups)
         first = 1 / len(scene.tasks) if start is None else start
         self.start = {
             name: torch.full(self._shape(modules[0]), first)
             for name, modules in self.groups.items()
         }  # fmt: skip
-        small = self.start if grain == "update" else {}
-        names = scene.tasks if per_task else ("all",)
-        self.places = {
-            task if len(self.groups) == 1 else f"{group}/{task}": (group, column)
-            for group in small for column, task in enumerate(names)
-        }  # fmt: skip
+        self.places = self._places() if grain == "update" else {}
         self.space = {place: tuple(values or ()) for place in self.places}
+
+    def _places(self) -> dict[str, tuple[str, int]]:
+        """Where the number of a group and a task stands, by the name that a point gives it."""
+        names = self.scene.tasks if self.per_task else ("all",)
+        return {
+            task if len(self.groups) == 1 else f"{group}/{task}": (group, column)
+            for group in self.groups for column, task in enumerate(names)
+        }  # fmt: skip
 
     def _shape(self, module: str) -> tuple[int, ...]:
         stack = self.scene.updates[module]
@@ -108,6 +102,21 @@ class Coefficients:
             return tensor
         magnitude = tensor.abs()
         return magnitude / magnitude.sum(0, keepdim=True).clamp(min=1e-12)
+
+
+def _check(
+    scene: Scene, groups: int | str | None, per_task: bool, grain: str, weights: str | None
+) -> None:
+    if weights and (groups != 1 or not per_task or grain != "update"):
+        raise ValueError(
+            f"weights={weights} gives the merge one number a task: take groups=1, "
+            "per_task=true, grain=update"
+        )
+    if per_task and groups is not None and len(scene.tasks) < 2:
+        raise ValueError(
+            f"coefficients weigh tasks against each other, and {scene.tasks[0]} is the only "
+            "one: take a suite of two or more (dataset.only)"
+        )
 
 
 def scaled(stack: LowRank | Dense, c: Tensor) -> LowRank | Dense:
