@@ -83,6 +83,13 @@ class Task(Record):
     def _columns(cls, text: Any) -> Any:
         return (text,) if isinstance(text, str) else text
 
+    @field_validator("labels")
+    @classmethod
+    def _named_once(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if twice := [one for one, count in Counter(labels).items() if count > 1]:
+            raise ValueError(f"it names {twice[0]!r} twice")
+        return labels
+
     @model_validator(mode="after")
     def _fits_together(self) -> Task:
         """Whether the settings of one kind are not those of another."""
@@ -92,8 +99,6 @@ class Task(Record):
             own = ("chat", "max_new_tokens", "answer", "refusal")
             if set_ := [key for key in own if getattr(self, key) not in (None, False)]:
                 raise ValueError(f".{set_[0]} is of a task that has a prompt")
-        if twice := [one for one, count in Counter(self.labels or ()).items() if count > 1]:
-            raise ValueError(f".labels names {twice[0]!r} twice")
         if self.refusal and len(self.labels or ()) != 2:
             raise ValueError(".refusal needs two labels: an answer, a refusal")
         if self.answer is not None:
