@@ -30,23 +30,21 @@ def shares(
         return [float(index in judged) for index in range(len(tasks))]
     guards, a = _alignment(objective, tasks), objective.weight
     guarding = [index for index, task in enumerate(tasks) if task.name in guards]
+    working = [index for index in judged if index not in guarding]
     if silent := [tasks[index].name for index in guarding if index not in judged]:
         raise ValueError(
             f"objective.alignment={','.join(silent)}: {objective.call.name.partition(':')[2]} "
             "cannot judge it; Loss can"
         )
-    working = [index for index in judged if index not in guarding]
     if not working and a < 1:
         raise ValueError(
             f"objective.alignment={','.join(guards)} is all that can be judged: weight=1, or a "
             "suite with another task"
         )
-    found = [0.0] * len(tasks)
-    for part, share in ((guarding, a), (working, 1 - a)):
-        for index in part:
-            found[index] = share / len(part)
-    counted = sum(share > 0 for share in found)
-    return [share * counted for share in found]
+    own = {index: a / len(guarding) for index in guarding}
+    own |= {index: (1 - a) / len(working) for index in working}
+    counted = sum(share > 0 for share in own.values())
+    return [counted * own.get(index, 0.0) for index in range(len(tasks))]
 
 
 def _alignment(objective: Objective, tasks: Sequence[Task]) -> tuple[str, ...]:
