@@ -3,9 +3,10 @@
 # done is skipped, so the same command goes on after an interruption.
 #
 #   results/verdict/run.sh DIR SEED...        DIR holds the suite `text`; MORE=paths.store=… is passed on
+#   ARMS=gaussian MORE="paths.results=results/verdict/secondary" results/verdict/run.sh DIR SEED...
 set -euo pipefail
 suite=${1:?usage: run.sh DIR SEED...}
-arms=init=kaiming,orthonormal_tied,osrm
+arms=init=${ARMS:-kaiming,orthonormal_tied,osrm}
 own="merge.statistics.gram.samples=100"
 for seed in "${@:2}"; do
   cells() { python -m osrm_exp +experiment=verdict/main "dataset.path=$suite" "seed=$seed" ${MORE:-} "$@" -m; }
