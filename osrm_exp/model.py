@@ -230,7 +230,7 @@ def _config(
 ) -> PreTrainedConfig:
     config = read(AutoConfig, model)
     check_architecture(model, config, auto)
-    if model.heads:
+    if auto == SEQUENCES:
         config.num_labels = outputs
     if config.pad_token_id is None:
         config.pad_token_id = load_tokenizer(model).pad_token_id

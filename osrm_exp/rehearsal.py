@@ -9,7 +9,7 @@ as many tasks, at every corner of the merge's grid: milliseconds, where training
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -144,7 +144,22 @@ def _parts(cell: Cell) -> int:
             )
         found |= set(adapted)
         check_fit(net, cell.model, tuning.max_length)
+    _check_heads(cell, net, heads)
     return len(layers_of(list(adapted_modules(net, cell.model, cell.tuning.lora.blocks))))
+
+
+def _check_heads(cell: Cell, net: nn.Module, heads: Iterable[str]) -> None:
+    """Whether all that follows the number of outputs is in a head: tasks differ in it."""
+    first = cell.tasks[0]
+    wider = skeleton(cell.model, first.outputs + 1, auto=first.kind.auto)
+    shapes = {name: weight.shape for name, weight in wider.named_parameters()}
+    own = tuple(f"{head}." for head in heads)
+    for name, weight in net.named_parameters():
+        if weight.shape != shapes[name] and not name.startswith(own):
+            raise ValueError(
+                f"model.heads={list(cell.model.heads)} leaves out {name.rpartition('.')[0]}, whose "
+                f"shape follows a task's outputs: add it, or the module that holds it"
+            )
 
 
 def _start(cell: Cell, stage: Stage) -> None:

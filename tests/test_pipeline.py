@@ -159,6 +159,8 @@ SMALLER = "{r: 2, lora_alpha: 16, lora_dropout: 0, use_rslora: false, blocks: [q
         ([f"{STSB}={{intermediate: mnli, lora: {SMALLER}}}"], "may differ in lora_dropout alone"),
         ([f"{STSB}.intermediate=mnli", "init=pissa"], "init.peft=pissa starts from base weights"),
         (["model.heads=[roberta]"], r"holds .*layer\.0.*query, which LoRA adapts"),
+        (["model.heads=[]"], r"model\.heads=\[\] leaves out classifier\.out_proj"),
+        (["model.heads=[classifier.dense]"], r"leaves out classifier\.out_proj"),
         (["init=osrm", "+init.statistics.others.layer=2"], "others gram: .*'layer'"),
     ],
 )

@@ -103,10 +103,10 @@ def test_a_guarded_class_is_weighed_in_a_gradient(problem):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        ([*WRITER, "+merge.search.objective.alignment=[nope]"], "nope is no task .* say, color"),
+        ([*WRITER, "merge.search.objective.alignment=[nope]"], "nope is no task .* say, color"),
         ([*WRITER, "merge.search.objective.weight=1.5"], "objective.weight: .* less than or equal"),
         ([*WRITER, "dataset.only=[say,color]"], "weight=0.5 needs an alignment set"),
-        ([*WRITER, "+merge.search.objective.alignment=[say,color,no]"], "is all that can be judge"),
+        ([*WRITER, "merge.search.objective.alignment=[say,color,no]"], "is all that can be judge"),
         ([*CLASSES, "merge=adamerging_layer", "+merge.search.objective.weight=0.5",
           "+merge.search.objective.alignment=[stsb]"], "stsb: Entropy cannot judge it; Loss can"),
     ],
