@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import statsmodels.formula.api as smf
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr, t
 from statsmodels.stats.multitest import multipletests
@@ -127,11 +128,11 @@ def mixed(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def arms(rows: pd.DataFrame) -> pd.DataFrame:
+def arms(rows: pd.DataFrame, chosen: list[str] = ARMS) -> pd.DataFrame:
     """Means over tasks and seeds, one line an arm and merge: what the table of the page shows."""
     found = scores(rows)
     alone = found[(found.init == "head_only") & (found["merge"] == "individual")].value.mean()
-    own = found[(found.heads == "own") & found.init.isin(ARMS)]
+    own = found[(found.heads == "own") & found.init.isin(chosen)]
     grouped = own.groupby(["merge", "init"])
     table = grouped[["floor", "bare", "expert", "value", "lost"]].mean()
     by_seed = own.groupby(["merge", "init", "seed"])[["gain", "adds"]].mean()
@@ -202,7 +203,7 @@ def main() -> None:
     table, found = primaries(rows), interference(rows, diagnostics)
     boot = pd.concat([_of(rows, base, predictions) for base in BASELINES])
     text = page(rows, table, boot, searches, found)
-    _write(text)
+    write(text)
     _draw(rows, table, searches[searches.cell.isin(cells)], found)
     numbers = {
         "seeds": sorted(map(int, rows.seed.unique())), "level": level(rows),
@@ -219,8 +220,8 @@ def page(rows: pd.DataFrame, table: pd.DataFrame, boot: pd.DataFrame, searches: 
     said, alpha, count = hypotheses(table), level(rows), rows.seed.nunique()
     rho = prediction(found)
     shown = table.assign(
-        comparison="osrm − " + table.baseline, interval=_interval(table),
-        difference=table.difference.map(_signed),
+        comparison="osrm − " + table.baseline, interval=interval(table),
+        difference=table.difference.map(signed),
     )  # fmt: skip
     columns = {
         "comparison": "comparison", "merge": "merge", "difference": "points",
@@ -229,40 +230,40 @@ def page(rows: pd.DataFrame, table: pd.DataFrame, boot: pd.DataFrame, searches: 
         "detectable": f"seen at 80 % power, level {alpha:g}", "verdict": "verdict",
     }  # fmt: skip
     others = boot[boot.unit.isin(["seed, task", "seed, task, row"])]
-    wide = others.assign(interval=_interval(others)).pivot_table(
+    wide = others.assign(interval=interval(others)).pivot_table(
         "interval", ["baseline", "merge"], "unit", aggfunc="first", sort=False)  # fmt: skip
     model = mixed(rows)
-    model = model.assign(interval=_interval(model).where(model.converged, "did not converge"))
+    model = model.assign(interval=interval(model).where(model.converged, "did not converge"))
     wide["mixed model"] = model.set_index(["baseline", "merge"]).interval
     return "\n\n".join([
         f"Seeds {', '.join(map(str, sorted(rows.seed.unique())))} ({count} of {PLANNED} planned); "
         f"level of this look {alpha:g}. **H1 (osrm − orthonormal_tied): {said['H1']}. "
         f"H2 (osrm − kaiming): {said['H2']}.**",
-        "### The eight primary comparisons", _table(shown[[*columns]].rename(columns=columns)),
-        "### Other units, 95 % intervals (they decide nothing)", _table(wide.reset_index()),
-        "### Seed by seed, points", _table(seeds(rows).map(_signed).reset_index()),
-        "### Averages over tasks and seeds, percent", _table(arms(rows).reset_index()),
-        "### Task by task, single-task, percent", _table(tasks(rows).reset_index()),
+        "### The eight primary comparisons", table_of(shown[[*columns]].rename(columns=columns)),
+        "### Other units, 95 % intervals (they decide nothing)", table_of(wide.reset_index()),
+        "### Seed by seed, points", table_of(seeds(rows).map(signed).reset_index()),
+        "### Averages over tasks and seeds, percent", table_of(arms(rows).reset_index()),
+        "### Task by task, single-task, percent", table_of(tasks(rows).reset_index()),
         "### Shortfall from the best over the fixed grid, points, held-out slice",
-        _table(flatness(rows, searches).reset_index()),
+        table_of(flatness(rows, searches).reset_index()),
         "### Interference against points lost (task arithmetic), Spearman within tasks",
         f"Foreign response of `A` before training: {rho['before']:+.2f}; of `BA` after training: "
         f"{rho['after']:+.2f} ({len(found)} points of {found.seed.nunique()} seeds, which are not "
         "independent: a description).",
-        _table(found.groupby("init")[["before", "after", "lost"]].mean().reset_index(), 3),
+        table_of(found.groupby("init")[["before", "after", "lost"]].mean().reset_index(), 3),
     ])  # fmt: skip
 
 
-def _interval(table: pd.DataFrame) -> pd.Series:
+def interval(table: pd.DataFrame) -> pd.Series:
     bounds = zip(table.low, table.high)
-    return pd.Series([f"{_signed(a)} … {_signed(b)}" for a, b in bounds], table.index)
+    return pd.Series([f"{signed(a)} … {signed(b)}" for a, b in bounds], table.index)
 
 
-def _signed(points: float) -> str:
+def signed(points: float) -> str:
     return "—" if points != points else f"{points:+.1f}"
 
 
-def _table(table: pd.DataFrame, digits: int = 1) -> str:
+def table_of(table: pd.DataFrame, digits: int = 1) -> str:
     """Markdown; p values with three digits, words as they stand."""
     text = table.copy()
     for column in table.select_dtypes("float"):
@@ -273,13 +274,12 @@ def _table(table: pd.DataFrame, digits: int = 1) -> str:
     return text.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
-def _write(text: str) -> None:
-    """Puts the tables between the page's marks."""
+def write(text: str, marks: tuple[str, str] = MARKS) -> None:
+    """Puts the tables between two marks of the page."""
     file = HERE / "README.md"
-    page = file.read_text() if file.exists() else f"{MARKS[0]}\n{MARKS[1]}\n"
-    before, _, rest = page.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    file.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+    before, _, rest = file.read_text().partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    file.write_text(f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}")
 
 
 def _draw(
@@ -303,21 +303,25 @@ def _differences(by_seed: pd.DataFrame, table: pd.DataFrame) -> Figure:
     axes = figure.subplots(1, len(BASELINES), sharey=True)
     shown = ["pretrained", *MERGES, "individual"]
     for ax, base in zip(axes, BASELINES):
-        lines = by_seed.loc[base, "own"]
-        ax.axhspan(-DELTA, DELTA, color="0.92", zorder=0)
-        ax.axhline(0, color="k", linewidth=0.6)
-        for place, merge in enumerate(shown):
-            points = lines.loc[merge]
-            grey = merge in ("pretrained", "individual")
-            ax.plot([place] * len(points), points, "o", color="0.6" if grey else "C0", markersize=4)
-            ax.plot(place - 0.2, points.mean(), "_", color="k", markersize=12)
-            line = table[(table.baseline == base) & (table["merge"] == merge)]
-            if len(line):
-                ax.vlines(place + 0.2, line.low, line.high, color="k")
-        ax.set_xticks(range(len(shown)), shown, fontsize=8, rotation=20)
+        panel(ax, by_seed.loc[base, "own"], table[table.baseline == base], shown)
         ax.set_title(f"osrm − {base}", fontsize=9)
     axes[0].set_ylabel("points, mean over tasks", fontsize=8)
     return figure
+
+
+def panel(ax: Axes, lines: pd.DataFrame, table: pd.DataFrame, shown: list[str]) -> None:
+    """Differences `[merge, seed]` of one comparison, in points, with the intervals of a table."""
+    ax.axhspan(-DELTA, DELTA, color="0.92", zorder=0)
+    ax.axhline(0, color="k", linewidth=0.6)
+    for place, merge in enumerate(shown):
+        points = lines.loc[merge]
+        grey = merge in ("pretrained", "individual")
+        ax.plot([place] * len(points), points, "o", color="0.6" if grey else "C0", markersize=4)
+        ax.plot(place - 0.2, points.mean(), "_", color="k", markersize=12)
+        line = table[table["merge"] == merge]
+        if len(line):
+            ax.vlines(place + 0.2, line.low, line.high, color="k")
+    ax.set_xticks(range(len(shown)), shown, fontsize=8, rotation=20)
 
 
 def _scatter(found: pd.DataFrame) -> Figure:
