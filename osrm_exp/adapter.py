@@ -77,19 +77,22 @@ def read_expert(source: Path | str, heads: Sequence[str], outputs: int) -> Adapt
                 f"{source} has no head {head}, which its task needs: train it with "
                 f"modules_to_save=[{', '.join(heads)}]"
             )
-    if not heads:
-        if adapter.heads:
-            raise ValueError(
-                f"{source} has a head, {min(adapter.heads)}, and its task is written without one: "
-                "give an adapter of a causal language model"
-            )
-        return adapter
-    widths = {name: len(w) for name, w in adapter.heads.items() if w.dim() == 2}
+    if heads:
+        _check_outputs(source, adapter.heads, outputs)
+    elif adapter.heads:
+        raise ValueError(
+            f"{source} has a head, {min(adapter.heads)}, and its task is written without one: "
+            "give an adapter of a causal language model"
+        )
+    return adapter
+
+
+def _check_outputs(source: Path | str, heads: Mapping[str, Tensor], outputs: int) -> None:
+    widths = {name: len(weight) for name, weight in heads.items() if weight.dim() == 2}
     last = min(widths, key=lambda name: widths[name], default=None)
     if last is None or widths[last] != outputs:
         found = "no matrix" if last is None else f"{widths[last]} outputs ({last})"
         raise ValueError(f"{source}: its head has {found}, its task needs {outputs}")
-    return adapter
 
 
 def write_adapter(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from osrm_exp.tasks.kinds import Kind
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+COLUMN = re.compile(r"[^\W\d][\w -]*")  # in a template's braces
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes, NumPy's too
 
 
@@ -155,9 +156,9 @@ def columns_of(prompt: str) -> tuple[str, ...]:
         fields = [part for part in Formatter().parse(prompt) if part[1] is not None]
     except ValueError as error:
         raise ValueError(f".prompt={prompt!r} is no template: {error}") from None
-    names = tuple(dict.fromkeys(str(name) for _, name, _, _ in fields))
+    names = tuple(dict.fromkeys(str(name) for _, name, *_ in fields))
     odd = any(spec or conversion for _, _, spec, conversion in fields)
-    if not names or odd or any(not re.fullmatch(r"[^\W\d][\w -]*", name) for name in names):
+    if not names or odd or not all(map(COLUMN.fullmatch, names)):
         raise ValueError(
             f".prompt={prompt!r} is no template: it names the columns of its text in braces, "
             "{column}, and doubles a brace that is none"

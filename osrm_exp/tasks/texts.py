@@ -89,10 +89,7 @@ def scores(task: Task, answers: Sequence[Written], right: Any, rows: Sequence[in
     }  # fmt: skip
     floors = {**read.floors, "likelihood": 0.0}
     by_row = {**read.by_row, "likelihood": losses.neg().exp().numpy()}
-    guess, truth = read.guess, read.truth
-    if task.headline in by_row or guess is None or truth is None:
-        guess = by_row[task.headline]
-        truth = np.ones_like(guess)
+    guess, truth = _evidence(read, by_row.get(task.headline))
     names = metrics_of(task)
     common = Counter(read.shown).most_common(1)[0][1] if read.shown else 0
     return Scored(
@@ -100,6 +97,14 @@ def scores(task: Task, answers: Sequence[Written], right: Any, rows: Sequence[in
         degenerate=1 < len(answers) == common, largest_share=common / len(answers),
         predictions=guess, labels=truth, rows=rows,
     )  # fmt: skip
+
+
+def _evidence(read: Read, share: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and labels of the rows."""
+    if share is None and read.guess is not None and read.truth is not None:
+        return read.guess, read.truth
+    assert share is not None  # a headline is a class, or a share of each row
+    return share, np.ones_like(share)
 
 
 def _read(task: Task, said: Sequence[str], right: Any) -> Read:
