@@ -188,13 +188,13 @@ def test_what_is_dead_for_the_others_alone_is_no_loss():
 
 
 def test_osrm_of_a_wide_module_is_the_same(monkeypatch):
-    """Above `eigen.SMALL` another solver answers, and nothing else changes."""
+    """Above `eigen.WIDE` another solver answers, and nothing else changes."""
     x = torch.randn(900, 300, generator=generator(), dtype=torch.float64)
     x *= torch.logspace(0, 3, 300, dtype=torch.float64)
     others = (x.T @ x / 900)[None]
     args = {"generator": generator(), "others": others, "tie_break": "random"}
     full = inits.osrm(300, RANK, **args)
-    monkeypatch.setattr(eigen, "SMALL", 0)
+    monkeypatch.setattr(eigen, "WIDE", 0)
     torch.testing.assert_close(inits.osrm(300, RANK, **args), full, atol=1e-5, rtol=0)
 
 
