@@ -2,10 +2,11 @@
 
     python benchmarks/eigen.py --widths 384 1024 4096
 
-Spectra of known eigenvalues: `gap`, `decaying` (as activations' are, without any gap to speak of),
-`flat` (random features), `zero` (decaying, but for one that is zero). `subset` is SciPy's `eigh` for
-a part of the pairs; `eigsh` (shift-invert) and `lobpcg` are given the Cholesky factor that ours
-makes. Processor seconds of the fastest of some runs; `excess` is the energy above the minimum.
+Spectra of known eigenvalues: `gap`, `decaying` (as activations' are, without any gap to speak
+of), `flat` (random features), `zero` (decaying, but for one that is zero). `subset` is SciPy's
+`eigh` for a part of the pairs; `eigsh` (shift-invert) and `lobpcg` are given the Cholesky factor
+that ours makes. Processor seconds of the fastest of some runs; `excess` is the energy above the
+minimum.
 """
 
 import argparse
