@@ -11,8 +11,6 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
 from osrm_exp import CONF
 
 VARIABLE = "OSRM_EXP_CONF"  # folders or `pkg://package.conf`, with commas between them
@@ -41,6 +39,9 @@ def override() -> list[str]:
 
 def typed(arguments: Sequence[str]) -> list[str]:
     """A command line whose `--config-dir` and `hydra.searchpath` went into the variable."""
+    # late: whoever merges from Python has no command line, and need not wait for Hydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd", action="append", default=[])
     given, rest = parser.parse_known_args(arguments)

@@ -27,7 +27,8 @@ from osrm_exp.artifacts.searched import outcome
 from osrm_exp.bench import Bench
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.export.card import card
-from osrm_exp.export.save import fold, low_rank, whole
+from osrm_exp.export.network import fold
+from osrm_exp.export.save import low_rank, whole
 from osrm_exp.lora import Result
 from osrm_exp.model import heads_of, load_backbone, load_tokenizer
 from osrm_exp.report.rows import rows_in

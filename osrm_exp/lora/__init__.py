@@ -26,3 +26,4 @@ from osrm_exp.lora.low_rank import stack as stack
 from osrm_exp.lora.result import Result as Result
 from osrm_exp.lora.small import Cores as Cores
 from osrm_exp.lora.small import cores as cores
+from osrm_exp.lora.small import framed as framed

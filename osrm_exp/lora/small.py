@@ -24,7 +24,13 @@ class Cores(NamedTuple):
 
 
 def cores(updates: LowRank, cut: float = RANK_CUT) -> Cores:
-    """Exact cores of a stack in the singular bases of its stacked factors, float64.
+    """Exact cores of a stack in singular bases of its stacked factors, float64; see `framed`."""
+    U, tasks, V = framed(updates, cut)
+    return Cores(U, torch.stack([task.delta for task in tasks]), V)
+
+
+def framed(updates: LowRank, cut: float = RANK_CUT) -> tuple[Tensor, list[LowRank], Tensor]:
+    """`(U [out, p], every task's core as factors [rank_t, q] and [p, rank_t], V [in, q])`, float64.
 
     The bases are cut at the numerical rank, so that adapters that share or overlap in A or B (one
     frozen A, duplicates, an untrained B) leave no null direction in the core. Which directions
@@ -35,8 +41,7 @@ def cores(updates: LowRank, cut: float = RANK_CUT) -> Cores:
     if even is not updates:
         U, left = _turned(frame(even.total().B, cut)[0], together.B)
         V, right = _turned(frame(even.total().A.mT, cut)[0], together.A.mT)
-    core = [left[:, block] @ right[:, block].mT for block in updates.blocks]
-    return Cores(U, torch.stack(core), V)
+    return U, [LowRank(right[:, block].mT, left[:, block]) for block in updates.blocks], V
 
 
 def _turned(U: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

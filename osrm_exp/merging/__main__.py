@@ -55,7 +55,7 @@ def _merge(
         )
     if out.exists():
         raise ValueError(f"{out} exists already: name a folder that does not")
-    from osrm_exp.export.save import save  # late: a mistake is told before transformers is loaded
+    from osrm_exp.export.save import save
 
     config = {}
     fields = [read_fields(located(adapter)) for adapter in adapters]

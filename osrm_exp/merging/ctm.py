@@ -7,6 +7,7 @@ lose most of it. Zheng et al., ICML 2026, arXiv 2606.03723.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,10 +16,13 @@ import torch
 from torch import Tensor
 
 from osrm_exp.lazy import Lazy
-from osrm_exp.lora import RANK_CUT, Cores, Dense, Lost, LowRank, Update, cores
+from osrm_exp.lora import RANK_CUT, Cores, Dense, Lost, LowRank, Update, framed, stack
 from osrm_exp.merging.elementwise import ties
 from osrm_exp.merging.linear import task_arithmetic
 from osrm_exp.merging.triplets import trained
+
+CLOSER = 4  # times: a power that comes less far is not worth its product
+ROUNDING = 1e-13  # share of a gram by which an invariant subspace may miss its image
 
 
 def compressed(rule: Callable[..., Any]) -> Callable[..., Mapping[str, Update]]:
@@ -61,43 +65,78 @@ def compressed(rule: Callable[..., Any]) -> Callable[..., Mapping[str, Update]]:
 
 
 def compress(
-    stack: LowRank, rank: int | None, beta: float, sweeps: int, tol: float
+    updates: LowRank, rank: int | None, beta: float, sweeps: int, tol: float
 ) -> tuple[Cores, Lost]:
     """Common subspaces of all tasks, `delta_t ~ U @ core_t @ V.T` with `core [task, rank, rank]`.
 
     The subspaces fit the deltas with their norms drawn together, the cores are the deltas' own.
     What is lost is told of the tasks' sum.
     """
-    full = cores(stack)
-    norms = full.core.flatten(1).norm(dim=1)
+    left, tasks, right = framed(updates)
+    norms = torch.stack([task.delta.norm() for task in tasks])
     own = trained(norms, RANK_CUT)  # an untrained adapter must not be blown up
     scale = torch.where(own, beta + (1 - beta) * norms[own].sum() / own.sum() / norms, 1)
-    width = min(max(stack.ranks) if rank is None else rank, *full.core.shape[1:])
-    U, V = subspaces(full.core * scale[:, None, None], width, sweeps, tol)
-    core, total = U.mT @ full.core @ V, full.core.sum(0)
+    small = stack(tasks)
+    width = min(max(updates.ranks) if rank is None else rank, *small.shape)
+    U, V = subspaces(replace(small, B=small.B * scale[:, None, None]), width, sweeps, tol)
+    core, total = (U.mT @ small.B) @ (small.A @ V), small.total().delta
     lost = (total - U @ core.sum(0) @ V.mT).norm().item(), total.norm().item()
-    return Cores(full.U @ U, core, full.V @ V), lost
+    return Cores(left @ U, core, right @ V), lost
 
 
-def subspaces(core: Tensor, rank: int, sweeps: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Orthonormal U `[p, rank]`, V `[q, rank]` that keep most of `sum_t ||U.T core_t V||^2`.
+def subspaces(small: LowRank, rank: int, sweeps: int, tol: float) -> tuple[Tensor, Tensor]:
+    """Orthonormal U `[p, rank]`, V `[q, rank]` that keep most of `sum_t ||U.T delta_t V||^2`.
 
     Tucker-2 by alternation from the HOSVD, U first; columns by decreasing strength.
     """
-    U, V = _leading(core, rank), _leading(core.mT, rank)
+    left, right = small.B.mT.contiguous(), small.A
+    U, V = leading(_gram(left, right), rank), leading(_gram(right, left), rank)
     for _ in range(sweeps):
         before = U, V
-        U = _leading(core @ V, rank)
-        V = _leading(core.mT @ U, rank)
+        U = leading(_gram(left, right @ V), rank, U)
+        V = leading(_gram(right, left @ U), rank, V)
         if max(_turn(old, new) for old, new in zip(before, (U, V))) <= tol:
             break
     return U, V
 
 
-def _leading(parts: Tensor, rank: int) -> Tensor:
-    """Leading left singular vectors `[p, rank]` of `[part_1 … part_T]`, `parts [task, p, k]`."""
-    _, vectors = torch.linalg.eigh(torch.einsum("tik,tjk->ij", parts, parts))
-    return vectors.flip(-1)[:, :rank]
+def _gram(side: Tensor, other: Tensor) -> Tensor:
+    """`sum_t X_t.T @ X_t [p, p]` of `X_t = other_t.T [*, rank] @ side_t [rank, p]`."""
+    return (other @ other.mT @ side).flatten(0, 1).mT @ side.flatten(0, 1)
+
+
+def leading(gram: Tensor, rank: int, near: Tensor | None = None) -> Tensor:
+    """Eigenvectors `[p, rank]` of a gram's largest eigenvalues, the largest first.
+
+    By powers of vectors that are `near` them, to rounding and with a proof that no others are
+    larger; by a decomposition of the whole where there are none or that does not succeed.
+    """
+    found = _invariant(gram, near.mT) if near is not None and rank else None
+    return torch.linalg.eigh(gram)[1].flip(-1)[:, :rank] if found is None else found.mT
+
+
+def _invariant(gram: Tensor, rows: Tensor) -> Tensor | None:
+    """`leading` from `rows [rank, p]`, as rows, as long as each power comes much closer."""
+    missed = torch.tensor(math.inf)
+    while True:
+        image = rows @ gram
+        inner = image @ rows.mT
+        before, missed = missed, (image - inner @ rows).norm()
+        if missed <= ROUNDING * inner.norm():
+            values, vectors = torch.linalg.eigh(inner)
+            found = vectors.mT.flip(0) @ rows
+            return found if _none_larger(gram, values.flip(0), found) else None
+        if not missed < before / CLOSER:
+            return None
+        rows = torch.linalg.qr(image.mT).Q.mT
+
+
+def _none_larger(gram: Tensor, values: Tensor, rows: Tensor) -> bool:
+    """Whether all eigenvalues of a gram but these, of the eigenvectors `rows`, are less."""
+    if gram.square().sum() - values.square().sum() < values[-1] ** 2:
+        return True  # all others together are
+    above = torch.diag(values[-1].expand(len(gram))) - gram + rows.mT * values @ rows
+    return not torch.linalg.cholesky_ex(above).info
 
 
 def _turn(old: Tensor, new: Tensor) -> float:

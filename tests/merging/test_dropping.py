@@ -155,3 +155,37 @@ def test_della_refuses_what_is_no_probability():
         della({"w": ones(2, 2)}, density=0.1, epsilon=0.2, rescale="l1", **DELLA)
     with pytest.raises(ValueError, match="rescale 'l2' is unknown"):
         della({"w": ones(2, 2)}, density=0.5, epsilon=0.2, rescale="l2", **DELLA)
+
+
+def test_the_numbers_drawn_are_those_of_uniform():
+    """Stored results depend on them, and on nothing that a release of torch may change unseen."""
+    draw = dropping.draws(7, "a")
+    generators = [dropping._generator(7, "a", task) for task in range(2)]
+    for rows in (3, 3, 1):
+        block = torch.zeros(2, rows, 5, dtype=torch.float64)
+        expected = [torch.empty(rows, 5).uniform_(generator=g) for g in generators]
+        assert torch.equal(draw(block), torch.stack(expected))
+
+
+def test_places_of_a_rows_entries_at_any_precision():
+    x = torch.rand(2, 3, 40, generator=torch.Generator().manual_seed(0))
+    x[0, 0, :2] = torch.tensor([0.0, 1e-40])
+    for magnitudes in (x, x.double()):
+        places = dropping._order(magnitudes)
+        assert torch.equal(magnitudes.gather(-1, places), magnitudes.sort(-1).values)
+
+
+@pytest.mark.parametrize("rescale", ["inverse", "l1"])
+def test_della_sorts_every_entry_once(monkeypatch, rescale):
+    sorted_, order = [], dropping._order
+    monkeypatch.setattr(dropping, "_order", lambda x: sorted_.append(x.numel()) or order(x))
+    monkeypatch.setattr(streams, "BLOCK", 100)
+    update = LowRank(torch.randn(2, 3, 10), torch.randn(2, 17, 3))
+    assert della({"w": update}, density=0.5, epsilon=0.2, rescale=rescale, **DELLA)["w"].delta.any()
+    assert sum(sorted_) == 2 * 17 * 10
+
+
+def test_draws_take_no_fresh_memory():
+    """With memory of its own for every block, the heap grows to several times the result."""
+    draw = dropping.draws(0, "a")
+    assert len({draw(torch.empty(2, 5, 10)).data_ptr() for _ in range(3)}) == 1
