@@ -82,16 +82,20 @@ class Bench:
         return list(self.each(result, split, heads))
 
     def each(
-        self, result: Result | Mapping[str, Update], split: str, heads: Heads | None = None
+        self,
+        result: Result | Mapping[str, Update],
+        split: str,
+        heads: Heads | None = None,
+        part: slice | None = None,
     ) -> Iterator[Scored]:
         """`scores`, task by task: whoever has seen enough stops.
 
         The result is computed once and held meanwhile: all tasks run through it. `heads` take the
-        place of the adapters' own.
+        place of the adapters' own, `part` of a split's rows that of all.
         """
         with self.placed(dict(result)) as network:
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
-                rows = self.data[index]
+                rows = self.data[index].part(split, part) if part else self.data[index]
                 with network(index, heads) as net:
                     outputs, right = task.kind.run(rows, net, split, self.batch_size)
                 yield scores(task, outputs, right, rows.numbers(split))
@@ -108,9 +112,14 @@ class Bench:
         with applied(self.net, merged) if shared else nullcontext():
             yield network
 
-    def batches(self, index: int, split: str, rows: int | None = None) -> list[Batch]:
-        """A task's batches of a split."""
-        return self.data[index].batches(split, self.batch_size, rows)
+    def batches(
+        self, index: int, split: str, rows: int | None = None, part: slice | None = None
+    ) -> list[Batch]:
+        """A task's batches of a split, of its first `rows`, of a `part` of these."""
+        data = self.data[index]
+        if part:
+            data, rows = data.part(split, slice(rows)).part(split, part), None
+        return data.batches(split, self.batch_size, rows)
 
 
 def rows_of(cell: Cell) -> list[data.TaskData]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 
 from osrm_exp.search.history import History
+from osrm_exp.search.memory import Memory
 from osrm_exp.search.problem import Problem
 
 
@@ -29,15 +30,18 @@ class Toy(Problem):
         self.cell = SimpleNamespace(
             names={"merge": "toy"}, tasks=tasks, merge=SimpleNamespace(grid=space)
         )
-        self.family = SimpleNamespace(space={}, read=lambda _: {}, penalty=0.0)
+        self.family = SimpleNamespace(
+            space={}, read=lambda _: {}, penalty=0.0, starts=[{}], conditions={}
+        )
         self.members, self.seed, self.judged, self.dies = [0, 1], seed, judge, dies
         self.shares = [1.0, 1.0]
         self.space, self.settings = dict(space), start or {k: v[0] for k, v in space.items()}
         self.history, self.made = History(folder), 0
-        entries = (entry for entry in self.history.entries if "point" in entry)
-        self._known = {self._key(entry["point"]): entry for entry in entries}
+        self.sizes, self.seen = [9, 12], []
+        self.memory = Memory(self.history)
 
-    def _tried(self, point, stop):
+    def _tried(self, point, stop, rows):
+        self.seen.append(rows)
         self.made += 1
         if self.made == self.dies:
             raise KeyboardInterrupt

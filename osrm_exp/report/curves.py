@@ -27,6 +27,8 @@ def coefficient_curves(found: pd.DataFrame, searches: pd.DataFrame) -> pd.DataFr
         searches: `cell, point, score, split`, a row a candidate.
     """
     searches = searches[searches.score.notna()] if len(searches) else searches
+    if "rows" in searches:
+        searches = searches[searches.rows.isna()]  # the others saw a part of the split
     if searches.empty:  # a step of a gradient, a candidate that was given up
         return pd.DataFrame()
     cells = found.drop_duplicates("cell").set_index("cell")

@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from osrm_exp.lora import Dense, LowRank
-from osrm_exp.search.family import Outcome, Scene, Settings, Tensors
+from osrm_exp.search.family import Choice, Outcome, Scene, Settings, Tensors
 
 NUMBER = re.compile(r"(?:.*?\.)?(\d+)\.")  # of a module's layer, the outermost one
 
@@ -37,6 +37,8 @@ class Coefficients:
     Raises:
         ValueError: more groups than layers, or a `weights` that does not go with the rest.
     """
+
+    conditions: Mapping[str, tuple] = {}
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Coefficients:
         }  # fmt: skip
         self.places = self._places() if grain == "update" else {}
         self.space = {place: tuple(values or ()) for place in self.places}
+        self.starts = [{n: self.start[group][c].item() for n, (group, c) in self.places.items()}]
 
     def _places(self) -> dict[str, tuple[str, int]]:
         """Where the number of a group and a task stands, by the name that a point gives it."""
@@ -78,7 +81,7 @@ class Coefficients:
         inner = {"update": (), "rank": (stack.rank or 0,), "entry": stack.shape}[self.grain]
         return (len(self.scene.tasks) if self.per_task else 1, *inner)
 
-    def read(self, point: Mapping[str, float]) -> Tensors:
+    def read(self, point: Choice) -> Tensors:
         found = {name: tensor.clone() for name, tensor in self.start.items()}
         for place, (group, column) in self.places.items():
             found[group][column] = point[place]

@@ -15,7 +15,7 @@ from osrm_exp.search.history import History
 from osrm_exp.search.problem import Point, Problem
 from osrm_exp.spec import Cell, Search
 
-TRIED = 2
+TRIED, ROWS = 2, 9
 
 
 def check(search: Search, where: str, holdout: float) -> None:
@@ -68,9 +68,11 @@ class _Dry(Problem):
 
     left = TRIED
 
-    def score(self, point: Point, stop: Any = None) -> float:  # noqa: ARG002
+    sizes = [ROWS]
+
+    def score(self, point: Point, stop: Any = None, rows: Any = None) -> float:  # noqa: ARG002
         self.tick()
-        self._known[self._key(point)] = {"score": 0.5}
+        self.memory.add({"point": self._active(point), "score": 0.5})
         return 0.5
 
     def tick(self) -> None:

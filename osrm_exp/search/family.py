@@ -3,7 +3,7 @@
     class Family:
         def __init__(self, scene: Scene, /, *, options): ...
 
-An optimiser moves `start`, tensors by name, or proposes a number for each name of `space`.
+An optimiser moves `start`, tensors by name, or proposes a value for each name of `space`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from osrm_exp.lora import Dense, LowRank, Update
 Tensors = dict[str, Tensor]
 Stacks = Mapping[str, LowRank | Dense]
 Settings = Mapping[str, Any]
+Choice = Mapping[str, Any]  # a value by name of a `space`
 
 
 class Outcome(NamedTuple):
@@ -52,7 +53,15 @@ class Family(Protocol):
     def space(self) -> Mapping[str, tuple[Any, ...]]:
         """Values to try by name; the ends are the range."""
 
-    def read(self, point: Mapping[str, float]) -> Tensors:
+    @property
+    def conditions(self) -> Mapping[str, tuple[str, Any]]:
+        """Of a name that means something for one value of another name alone: these two."""
+
+    @property
+    def starts(self) -> Sequence[Choice]:
+        """Points of `space` to begin at, first the one that `start` is."""
+
+    def read(self, point: Choice) -> Tensors:
         """The tensors of a point of `space`."""
 
     def outcome(self, settings: Settings, tensors: Tensors) -> Outcome:

@@ -5,14 +5,14 @@ Tang et al., ICML 2024, arXiv 2402.00433; port tanganke/fusion_bench.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from osrm_exp.lora import Gated, LowRank, Update
 from osrm_exp.search.coefficients import layers_of
-from osrm_exp.search.family import Outcome, Scene, Settings, Tensors
+from osrm_exp.search.family import Choice, Outcome, Scene, Settings, Tensors
 
 PARTS = ("w1", "b1", "w2", "b2")
 
@@ -31,7 +31,9 @@ class Gates:
     """
 
     limits, penalty = None, 0.0
+    starts: Sequence[Choice] = ({},)
     space: Mapping[str, tuple] = {}
+    conditions: Mapping[str, tuple] = {}
 
     def __init__(self, scene: Scene, /, *, start: float, spread: float) -> None:
         self.scene = scene
@@ -54,7 +56,7 @@ class Gates:
             )  # fmt: skip
             self.start |= {f"{name}.{part}": tensor for part, tensor in zip(PARTS, made)}
 
-    def read(self, point: Mapping[str, float]) -> Tensors:  # noqa: ARG002
+    def read(self, point: Choice) -> Tensors:  # noqa: ARG002
         return dict(self.start)
 
     def outcome(self, settings: Settings, tensors: Tensors) -> Outcome:  # noqa: ARG002

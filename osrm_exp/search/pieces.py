@@ -32,6 +32,19 @@ def watched(
         hook.remove()
 
 
+def read_by_head(
+    net: Any, heads: Mapping[str, nn.Module], batch: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Features `[row, ..., width]` before the last head module, and whether it reads them, 0 or 1
+    `[row, ...]`."""
+    inputs = {key: value.to(net.device) for key, value in batch.items() if key != "labels"}
+    with watched(net, heads, leaf=True) as seen:
+        outputs = net(**inputs).logits
+    (features,) = seen
+    (reads,) = torch.autograd.grad(outputs.float().square().sum(), features)
+    return features.detach(), reads.ne(0).any(-1).to(features)
+
+
 def cut(update: Any, cuts: list[tuple[Tensor, Tensor]]) -> Any:
     """An update with leaves in the place of what was computed; `cuts` gets both."""
     leaves: dict[str, Any] = {}

@@ -21,18 +21,17 @@ from osrm_exp.bench import Bench
 from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.merging.contract import upheld
 from osrm_exp.model import applied
-from osrm_exp.record import digest
 from osrm_exp.search.coefficients import Coefficients
 from osrm_exp.search.family import Family, Scene, Tensors
 from osrm_exp.search.history import History
+from osrm_exp.search.memory import Memory, Point, part
 from osrm_exp.search.objectives import Features, Judge, Seen
-from osrm_exp.search.pieces import cut, watched
+from osrm_exp.search.pieces import cut, read_by_head, watched
 from osrm_exp.search.safety import shares
 from osrm_exp.spec import Cell
 from osrm_exp.statistics.suite import experts
 from osrm_exp.tasks.prompts import Batch
 
-Point = dict[str, Any]
 Stop = Callable[[int, float], bool]  # (tasks seen, their mean): whether that is enough
 
 
@@ -85,35 +84,54 @@ class Problem:
         self.members = [index for index in judged if self.shares[index]]
         self.settings = {key: cell.merge.settings.get(key) for key in cell.merge.grid}
         self.space = {**cell.merge.grid, **self.family.space}
-        self._known = {self._key(e["point"]): e for e in history.entries if "point" in e}
+        self.memory = Memory(history)
+
+    @property
+    def starts(self) -> list[Point]:
+        """Points to begin at: settings of the config, and where the family starts."""
+        return [{**self.settings, **point} for point in self.family.starts]
 
     @property
     def start(self) -> Point:
-        """The point at which everything stands: settings of the config, coefficients at start."""
-        read = getattr(self.family, "places", {})
-        places = {name: self.family.start[g][c].item() for name, (g, c) in read.items()}
-        return {**self.settings, **places}
+        """The point at which everything stands."""
+        return self.starts[0]
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many rows a judged task shows."""
+        rows = [getattr(self.bench.data[index], self.split) for index in self.members]
+        return [len(one[: self.rows]) for one in rows]
 
     def chosen(self, point: Point, note: str = "") -> Found:
         """A point that was scored, as what is found."""
-        entry = self._known[self._key(point)]
+        entry = self.memory.find(self._active(point))
+        assert entry is not None
         settings = {key: point[key] for key in self.cell.merge.grid}
         return Found(settings, self.family.read(point), entry["score"], note)
 
-    def score(self, point: Point, stop: Stop | None = None) -> float | None:
-        """The higher the better; None where `stop` ended it."""
-        entry = self._known.get(self._key(point))
+    def score(
+        self, point: Point, stop: Stop | None = None, rows: slice | None = None
+    ) -> float | None:
+        """The higher the better; None where `stop` ended it.
+
+        Args:
+            point: what it holds for a condition that is not met has no say.
+            stop: asked after every task but the last.
+            rows: of every task, in the place of all of them.
+        """
+        point = self._active(point)
+        entry = self.memory.find(point, rows)
         if entry is None:
             start = time.perf_counter()
-            tasks = self._tried(point, stop)
+            tasks = self._tried(point, stop, rows)
             whole = len(tasks) == len(self.members)
             score = self._mean(tasks) if whole else None
             if score is not None and self.family.penalty:
                 score -= self.family.penalty * self._magnitude(point)
             seconds = round(time.perf_counter() - start, 4)
-            entry = {"point": point, "score": score, "tasks": tasks, "seconds": seconds}
-            self.history.append(entry)
-            self._known[self._key(point)] = entry
+            entry = {"point": point, **part(rows), "score": score, "tasks": tasks}
+            entry["seconds"] = seconds
+            self.memory.add(entry)
         elif stop:
             seen = list(entry["tasks"].items())
             for count in range(1, len(self.members)):  # an optimiser is told what it was told
@@ -121,48 +139,48 @@ class Problem:
                     break
         return entry["score"]
 
+    def _active(self, point: Point) -> Point:
+        asked = {name: self.family.conditions.get(name) for name in point}
+        return {n: v for n, v in point.items() if not (on := asked[n]) or point[on[0]] == on[1]}
+
     def _mean(self, tasks: Mapping[str, float]) -> float:
         """Of the tasks seen, each by its share."""
         of = {task.name: share for task, share in zip(self.cell.tasks, self.shares)}
         return sum(of[name] * v for name, v in tasks.items()) / sum(of[name] for name in tasks)
 
-    @staticmethod
-    def _key(point: Point) -> str:
-        return digest(sorted(point.items(), key=lambda item: item[0]))
-
     def _magnitude(self, point: Point) -> float:
         free = [tensor.abs().mean() for tensor in self.family.read(point).values()]
         return torch.stack(free).mean().item()
 
-    def _tried(self, point: Point, stop: Stop | None) -> dict[str, float]:
+    def _tried(self, point: Point, stop: Stop | None, rows: slice | None) -> dict[str, float]:
         """Every task's score, until `stop` ends it."""
         settings = {key: point[key] for key in self.cell.merge.grid}
         outcome = self.family.outcome(settings, self.family.read(point))
         result = Result(outcome.updates, self.cell.rank)
         found: dict[str, float] = {}
-        for index, value in self._each(result, outcome.heads):
+        for index, value in self._each(result, outcome.heads, rows):
             found[self.cell.tasks[index].name] = value
             enough = stop and len(found) < len(self.members)
             if enough and stop and stop(len(found), self._mean(found)):
                 break
         return found
 
-    def _each(self, result: Result, heads: Any) -> Iterator[tuple[int, float]]:
+    def _each(self, result: Result, heads: Any, rows: slice | None) -> Iterator[tuple[int, float]]:
         if self.judge is None:
-            found = self.bench.each(result, self.split, heads)
+            found = self.bench.each(result, self.split, heads, rows)
             for index, (task, one) in enumerate(zip(self.cell.tasks, found)):
                 yield index, one.values[task.headline]
             return
-        shown = {i: self.bench.batches(i, self.split, self.rows) for i in self.members}
+        shown = {i: self.bench.batches(i, self.split, self.rows, rows) for i in self.members}
         targets = {i: self._targets(i, batches) for i, batches in shown.items()}
         with self.bench.placed(dict(result)) as network, torch.no_grad():
             for index, batches in shown.items():
                 total = count = 0.0
                 with network(index, heads) as net:
                     for batch, target in zip(batches, targets[index]):
-                        rows = len(batch["input_ids"])
-                        total += rows * self._judged(net, index, batch, target).item()
-                        count += rows
+                        seen = len(batch["input_ids"])
+                        total += seen * self._judged(net, index, batch, target).item()
+                        count += seen
                 yield index, -total / count
 
     def tick(self) -> None:
@@ -220,17 +238,9 @@ class Problem:
         assert self.judge is not None
         if not self.judge.features:
             return [None] * len(batches)
-        found = []
-        net: Any = self.bench.net
-        with applied(net, self._experts[index], self.bench.heads[index]):
-            for batch in batches:
-                inputs = {k: v.to(net.device) for k, v in batch.items() if k != "labels"}
-                with watched(net, self.bench.heads[index], leaf=True) as seen:
-                    outputs = net(**inputs).logits
-                (features,) = seen
-                (reads,) = torch.autograd.grad(outputs.float().square().sum(), features)
-                found.append((features.detach(), reads.ne(0).any(-1).to(features)))
-        return found
+        net, heads = self.bench.net, self.bench.heads[index]
+        with applied(net, self._experts[index], heads):
+            return [read_by_head(net, heads, batch) for batch in batches]
 
     @cached_property
     def _experts(self) -> list[dict[str, LowRank]]:

@@ -7,14 +7,14 @@ EnnengYang/RepresentationSurgery.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from osrm_exp.search.family import Outcome, Scene, Settings, Tensors
+from osrm_exp.search.family import Choice, Outcome, Scene, Settings, Tensors
 
 
 class Operated(nn.Module):
@@ -39,7 +39,9 @@ class Surgery:
     """
 
     limits, penalty = None, 0.0
+    starts: Sequence[Choice] = ({},)
     space: Mapping[str, tuple] = {}
+    conditions: Mapping[str, tuple] = {}
 
     def __init__(self, scene: Scene, /, *, width: PositiveInt) -> None:
         self.scene = scene
@@ -56,7 +58,7 @@ class Surgery:
             down = torch.rand(width, features, generator=generator) * 2 - 1
             self.start |= {f"{task}.down": down * bound, f"{task}.up": torch.zeros(features, width)}
 
-    def read(self, point: Mapping[str, float]) -> Tensors:  # noqa: ARG002
+    def read(self, point: Choice) -> Tensors:  # noqa: ARG002
         return dict(self.start)
 
     def outcome(self, settings: Settings, tensors: Tensors) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -58,6 +58,14 @@ class TaskData:
     def right(self, split: str) -> list[Any]:
         """What the answers to a split should be, in the order of its batches."""
         return [row["answers"] for row in self._by_length(split)]
+
+    def part(self, split: str, rows: slice) -> TaskData:
+        """The same task with these rows of a split alone."""
+        key = (split, rows.start, rows.stop, rows.step)
+        if key not in self.kept:
+            chosen = {split: getattr(self, split)[rows]}
+            self.kept[key] = replace(self, **chosen, kept={})
+        return self.kept[key]
 
     def _by_length(self, split: str, count: int | None = None) -> list[Example]:
         return sorted(getattr(self, split)[:count], key=lambda row: len(row["input_ids"]))

@@ -13,7 +13,7 @@ from osrm_exp.spec import FineTune
 from osrm_exp.store import Store
 
 CONF = Path(__file__).parents[2] / "conf" / "merge"
-QUICK = {"steps": 2, "evaluations": 3, "budget": 3, "epochs": 1}  # of a search
+QUICK = {"steps": 2, "evaluations": 3, "budget": 3, "epochs": 1, "trials": 4}  # of a search
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 
@@ -33,6 +33,8 @@ def test_a_method_runs_from_its_file_to_its_rows(cell, shop, name):
         quick.append("merge.search.first.iterations=2")
     if search and search.objective and search.objective.weight is not None:
         quick.append("merge.search.objective.alignment=[cola]")  # no task of the suite refuses
+    if search and search.family and search.family.call.options.get("groups") == 4:
+        quick.append("merge.search.family.groups=2")  # of as many layers
     suite = ["dataset.only=[cola,stsb]"] if "two_tasks" in configured(name).laws else []
     chosen = cell("roberta", f"merge={name}", "tuning.epochs=1", *suite, *quick)
     rows = pipeline.run(chosen, shop).rows
