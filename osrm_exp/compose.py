@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -126,10 +127,17 @@ def _tasks(
             raise ValueError(f"{where}.{min(given)} is not an option")
         if fields.get("seed") is None:
             fields |= {"seed": seed, "follows": True}
-        path, source = source_of(name, fields)
-        fields |= {"path": path, "source": sources.get(name) or source}
+        path, source = _found(name, fields, sources.get(name))
+        fields |= {"path": path, "source": source}
         tasks.append(build(Task, {**fields, "name": name, "holdout": protocol.holdout}, where))
     return tuple(tasks)
+
+
+def _found(name: str, fields: Mapping[str, Any], known: str | None) -> tuple[str, str]:
+    """Where a task's rows lie, and what they are: as known, wherever they lay then."""
+    if known:
+        return str(Path(fields["path"]).expanduser()), known
+    return source_of(name, fields)
 
 
 def _written(tasks: Sequence[Task]) -> str | None:
