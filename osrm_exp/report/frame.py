@@ -86,25 +86,32 @@ def _identity(found: pd.DataFrame, ends: dict) -> pd.DataFrame:
     table = grouped[[*SETUP[:-1], "init", "heads", "merge", "space"]].first()
     for column in ["settings", "given", "chosen"]:
         table[column] = grouped[column].agg(_either)
-    table["search"], table["data"] = _told(cells, grouped, "search"), _told(cells, grouped, "data")
+    cells["search"], cells["data"] = _searches(cells), _told(cells, "data").map(_data)
+    table["search"], table["data"] = grouped.search.first(), grouped.data.first()
     table["tuned on"], table["output"] = grouped.tuned_on.first(), grouped.output.first()
     return table.assign(seeds=grouped.seed.nunique())
 
 
-def _told(cells: pd.DataFrame, grouped: Any, column: str) -> pd.Series:
+def _told(cells: pd.DataFrame, column: str) -> pd.Series:
     """What rows say of their search, or of the data that a merge has seen; nothing, of old ones."""
-    found = cells[column] if column in cells else pd.Series(None, cells.index, dtype=object)
-    words = {"search": _search, "data": _data}[column]
-    return (
-        found.map(words)
-        .groupby([cells[key] for key in LINE], sort=False)
-        .first()
-        .reindex(grouped.size().index)
-    )
+    return cells[column] if column in cells else pd.Series(None, cells.index, dtype=object)
 
 
-def _search(said: Any) -> str:
-    return said["name"] if isinstance(said, dict) else ""
+def _searches(cells: pd.DataFrame) -> pd.Series:
+    """The names of searches, and what was set for some of a merge's alone: `cmaes loss rows=8`."""
+    names = _told(cells, "search").map(lambda said: said["name"] if isinstance(said, dict) else "")
+    typed = _told(cells, "overrides").map(_typed)
+    keys = [cells["merge"], names]
+    shared = {key: set.intersection(*of) for key, of in typed.groupby(keys)}
+    own = [" ".join(sorted(one - shared[key])) for one, key in zip(typed, zip(*keys))]
+    return names.where(names == "", names + " " + pd.Series(own, cells.index)).str.strip()
+
+
+def _typed(overrides: Any) -> set[str]:
+    """Settings of a search among overrides, by the names that they have in it."""
+    typed = overrides if isinstance(overrides, list) else []
+    found = (re.fullmatch(r"\+*(?:merge\.)?search\.(.+)", one) for one in typed)
+    return {match[1] for match in found if match}
 
 
 def _data(said: Any) -> str:

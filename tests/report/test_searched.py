@@ -37,3 +37,13 @@ def test_steps_and_candidates_that_were_given_up_make_no_curve(row):
     found = coefficient_curves(scores(pd.DataFrame([row()])), pd.DataFrame(tried + steps))
     assert list(found.x) == [0.1, 0.3] and list(found.y) == [50, 70]
     assert coefficient_curves(scores(pd.DataFrame([row()])), pd.DataFrame(steps)).empty
+
+
+def test_what_was_set_for_one_search_of_two_tells_them_apart(row):
+    name = {"name": "cmaes loss"}
+    typed = ["merge=evomm", "merge.search.rows=8", "merge.search.objective.weight=0"]
+    one = row("evomm", line="l1", search=name, overrides=typed)
+    two = row("evomm", line="l2", search=name, overrides=[*typed[:2], "+search.objective.weight=1"])
+    found = lines(scores(pd.DataFrame([one, two, row(line="l3")])))
+    told = ["", "cmaes loss objective.weight=0", "cmaes loss objective.weight=1"]
+    assert sorted(found.search) == told
