@@ -95,16 +95,22 @@ def patch(source: Path, out: Path, places: Mapping[str, Place], result: Result) 
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
     for module, update in result:
-        place = places[module]
-        with (out / place.file).open("r+b") as data:
-            data.seek(place.start)
-            held = bytearray(data.read(math.prod(place.shape) * place.dtype.itemsize))
-            weight = torch.frombuffer(held, dtype=place.dtype).view(place.shape)
-            delta = update.single.delta
-            check_fits(module, weight, delta)
-            weight.add_(delta)
-            data.seek(place.start)
-            data.write(held)
+        place, delta = places[module], update.single.delta
+        del update  # else it lives on beside the next one
+        _add(out / place.file, place, module, delta)
+        del delta
+
+
+def _add(file: Path, place: Place, module: str, delta: Tensor) -> None:
+    held = bytearray(math.prod(place.shape) * place.dtype.itemsize)
+    with file.open("r+b") as data:
+        data.seek(place.start)
+        data.readinto(held)
+        weight = torch.frombuffer(held, dtype=place.dtype).view(place.shape)
+        check_fits(module, weight, delta)
+        weight.add_(delta)
+        data.seek(place.start)
+        data.write(held)
 
 
 def check_fits(module: str, weight: Tensor, delta: Tensor) -> None:

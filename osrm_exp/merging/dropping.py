@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial, reduce
-from operator import add
+from functools import partial
 
 import numpy as np
 import torch
@@ -127,15 +126,30 @@ def _pruned(
         for block, keep, kept in drawn:
             yield block.mul_(kept).div_(keep)
         return
-    norms, bits = [], []
-    for block, _, kept in drawn:
-        bits.append(np.packbits(kept.cpu().numpy()))
-        norms.append(torch.stack([_l1(block), _l1(block.mul_(kept))]))
-    full, left = reduce(add, norms)
-    scale = (full / left.masked_fill(left == 0, 1))[:, None, None]
-    for block, packed in zip(part.blocks(), bits):
-        kept = torch.from_numpy(np.unpackbits(packed, count=block.numel())).view(block.shape)
+    bits, scale = _kept_bits(part, drawn)
+    start = 0
+    for block in part.blocks():
+        rows = slice(start, start := start + block.shape[1])
+        kept = torch.from_numpy(np.unpackbits(bits[:, rows], axis=-1, count=block.shape[2]))
         yield block.mul_(kept.to(block.device)).mul_(scale.to(block))
+
+
+def _kept_bits(
+    part: Stream, drawn: Iterator[tuple[Tensor, Tensor, Tensor]]
+) -> tuple[np.ndarray, Tensor]:
+    """What a draw keeps, as bits `[task, m, n / 8]`, and the `[task, 1, 1]` that restores the L1
+    norm."""
+    tasks, m, n = part.shape
+    # one piece of memory: many small ones that stay, between large ones, make the heap grow
+    bits = np.empty((tasks, m, -(-n // 8)), np.uint8)
+    full, left = torch.zeros(2, tasks, dtype=torch.float64, device=part.device)
+    start = 0
+    for block, _, kept in drawn:
+        rows = slice(start, start := start + block.shape[1])
+        bits[:, rows] = np.packbits(kept.cpu().numpy(), axis=-1)
+        full += _l1(block)
+        left += _l1(block.mul_(kept))
+    return bits, (full / left.masked_fill(left == 0, 1))[:, None, None]
 
 
 def _drawn(
