@@ -18,7 +18,7 @@ from transformers.utils import logging
 from osrm_exp import statistics
 from osrm_exp.identity import installed
 
-BATCHES, SAMPLES, TOKENS, REPEATS = 8, 16, 32, 3
+BATCHES, SAMPLES, TOKENS, REPEATS = 8, 16, 32, 12
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -18,10 +18,10 @@ from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.statistic import read_stacked
 from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.model import (
-    applied,
     load_backbone,
     new_heads,
 )
+from osrm_exp.placing import applied, place
 from osrm_exp.spec import Cell, Model
 from osrm_exp.tasks import data
 from osrm_exp.tasks.metrics import Scored, scores
@@ -90,10 +90,10 @@ class Bench:
     ) -> Iterator[Scored]:
         """`scores`, task by task: whoever has seen enough stops.
 
-        The result is computed once and held meanwhile: all tasks run through it. `heads` take the
-        place of the adapters' own, `part` of a split's rows that of all.
+        The result is computed once and stays in place meanwhile: all tasks run through it. `heads`
+        take the place of the adapters' own, `part` of a split's rows that of all.
         """
-        with self.placed(dict(result)) as network:
+        with self.placed(result) as network:
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
                 rows = self.data[index].part(split, part) if part else self.data[index]
                 with network(index, heads) as net:
@@ -101,15 +101,26 @@ class Bench:
                 yield scores(task, outputs, right, rows.numbers(split))
 
     @contextmanager
-    def placed(self, merged: Mapping[str, Update]) -> Iterator[Network]:
-        """With updates in place, `network(index, heads)`: the network as a task meets it."""
-        shared = all(update.sharing != "per_task" for update in merged.values())
+    def placed(self, result: Result | Mapping[str, Update]) -> Iterator[Network]:
+        """With updates in place, `network(index, heads)`: the network as a task meets it.
 
-        def network(index: int, heads: Heads | None = None) -> AbstractContextManager:
-            own = {} if shared else {k: update.task(index) for k, update in merged.items()}
-            return applied(self.net, own, (heads or self.heads)[index])
+        What all tasks share is placed module by module and not kept beside the network: dense, it
+        costs the adapted weights once more. What every task has for itself is kept whole. A merge
+        that runs the network does so before it is read.
+        """
+        own: dict[str, Update] = {}
+        with ExitStack() as undone:
+            for module, update in result.items() if isinstance(result, Mapping) else result:
+                if update.sharing == "per_task":
+                    own[module] = update
+                else:
+                    undone.callback(place(self.net.get_submodule(module), update))
+                del update  # a dense one is held by the weight now
 
-        with applied(self.net, merged) if shared else nullcontext():
+            def network(index: int, heads: Heads | None = None) -> AbstractContextManager:
+                alone = {module: update.task(index) for module, update in own.items()}
+                return applied(self.net, alone, (heads or self.heads)[index])
+
             yield network
 
     def batches(

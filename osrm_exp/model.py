@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import PurePosixPath
 
@@ -31,7 +30,6 @@ from osrm_exp.checkpoint import (
     set_dropout,
     told_once,
 )
-from osrm_exp.lora import Update
 from osrm_exp.spec import Model
 
 logging.set_verbosity_error()  # a new head is expected here, not news
@@ -193,36 +191,6 @@ def in_float32(head: nn.Module) -> nn.Module:
 
     head.float().register_forward_pre_hook(cast)
     return head
-
-
-@contextmanager
-def applied(
-    net: nn.Module, updates: Mapping[str, Update], heads: Mapping[str, nn.Module] | None = None
-) -> Iterator[nn.Module]:
-    """The network with updates and heads in place, for as long as the context lasts.
-
-    An update is added to its module's output, in float32: base weights are never touched and no
-    bf16 rounding of `W + delta` occurs.
-    """
-    hooks, originals = [], {}
-    try:
-        for name, update in updates.items():
-            module = net.get_submodule(name)
-            hooks.append(module.register_forward_hook(_adding(update, module)))
-        for path, head in (heads or {}).items():
-            originals[path] = net.get_submodule(path)
-            net.set_submodule(path, head.to(next(net.parameters()).device))
-        yield net
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for path, head in originals.items():
-            net.set_submodule(path, head)
-
-
-def _adding(update: Update, module: nn.Module) -> Callable:
-    placed = update.to(module.weight.device, torch.float32)
-    return lambda _, args, out: placed.added(args[0], out)
 
 
 def _config(

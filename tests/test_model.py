@@ -11,7 +11,6 @@ from osrm_exp.identity import identity
 from osrm_exp.lora import Dense, LowRank
 from osrm_exp.model import (
     adapted_modules,
-    applied,
     check_fit,
     heads_of,
     load_backbone,
@@ -20,6 +19,7 @@ from osrm_exp.model import (
     skeleton,
     transposed,
 )
+from osrm_exp.placing import applied
 from osrm_exp.spec import Model
 from osrm_exp.statistics import gram
 from osrm_exp.statistics.layout import check_inputs

@@ -8,7 +8,8 @@ from osrm_exp.artifacts.fine_tune import read_start
 from osrm_exp.bench import Bench
 from osrm_exp.diagnostics import diagnosed, tidy
 from osrm_exp.lora import Result
-from osrm_exp.model import applied, load_backbone
+from osrm_exp.model import load_backbone
+from osrm_exp.placing import applied
 from osrm_exp.spec import FineTune
 from osrm_exp.tasks.metrics import Scored
 

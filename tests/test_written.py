@@ -20,7 +20,7 @@ from osrm_exp.export.files import export, repeated
 from osrm_exp.lora import Result
 from osrm_exp.merging import merge
 from osrm_exp.merging.__main__ import main
-from osrm_exp.model import applied
+from osrm_exp.placing import applied
 from osrm_exp.tasks import generation
 
 

@@ -16,7 +16,8 @@ from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts.workshop import Workshop
 from osrm_exp.identity import check_unchanged
 from osrm_exp.lazy import Lazy
-from osrm_exp.model import adapted_modules, applied, load_backbone, new_heads
+from osrm_exp.model import adapted_modules, load_backbone, new_heads
+from osrm_exp.placing import applied
 from osrm_exp.spec import Statistic
 from osrm_exp.tasks import data
 

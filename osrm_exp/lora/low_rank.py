@@ -101,6 +101,12 @@ class LowRank:
         one = self.single
         return (y + (x.to(one.A.dtype) @ one.A.mT) @ one.B.mT).to(y.dtype)
 
+    def added_to(self, _: Tensor) -> Tensor | None:
+        """The weight `[out, in]` with the update in it; None where it stays beside the weight: of
+        factors, which cost less than a weight of their own, and where a gradient is wanted or
+        rounding would be coarse."""
+        return None
+
     def task(self, index: int) -> LowRank:
         """What one task of a stack runs with, at its true rank."""
         rank = self.ranks[index]

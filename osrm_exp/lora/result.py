@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 
 from osrm_exp.lora.forms import Update
@@ -12,8 +13,8 @@ class Result:
     """A merge, computed once, module by module, and described by what came by.
 
     Iterating gives `(module, update)` and keeps none of them, so that a consumer that drops them
-    too holds one module at a time; `dict(result)` is the whole of it. Only afterwards are `form`
-    and `error` those of the whole.
+    too holds one module at a time; `dict(result)` is the whole of it. Only afterwards are `form`,
+    `error` and the `seconds` that it took those of the whole.
 
     Args:
         merged: what a merge method returned, lazy or not.
@@ -23,11 +24,16 @@ class Result:
     def __init__(self, merged: Mapping[str, Update], rank: int | None = None) -> None:
         self.merged, self.rank = merged, rank
         self._sharing, self._ranks, self._lost = "shared", list[int | None](), list[Lost]()
+        self.seconds = 0.0
 
     def __iter__(self) -> Iterator[tuple[str, Update]]:
-        self._ranks, self._lost = [], []
+        self._ranks, self._lost, self.seconds = [], [], 0.0
         for module in self.merged:
-            yield module, self._passing(module, self.merged[module])
+            start = time.perf_counter()
+            update = self._passing(module, self.merged[module])
+            self.seconds += time.perf_counter() - start
+            yield module, update
+            del update  # before the next one is computed
 
     def _passing(self, module: str, update: Update) -> Update:
         if not isinstance(update, Update):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from osrm_exp.lora import Update
-from osrm_exp.model import applied
+from osrm_exp.placing import applied
 from osrm_exp.search.family import Tensors
 from osrm_exp.search.gradient import check_finite
 from osrm_exp.search.problem import Found, Problem

@@ -20,7 +20,7 @@ from torch import Tensor
 from osrm_exp.bench import Bench
 from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.merging.contract import upheld
-from osrm_exp.model import applied
+from osrm_exp.placing import applied
 from osrm_exp.search.coefficients import Coefficients
 from osrm_exp.search.family import Family, Scene, Tensors
 from osrm_exp.search.history import History
@@ -173,7 +173,7 @@ class Problem:
             return
         shown = {i: self.bench.batches(i, self.split, self.rows, rows) for i in self.members}
         targets = {i: self._targets(i, batches) for i, batches in shown.items()}
-        with self.bench.placed(dict(result)) as network, torch.no_grad():
+        with self.bench.placed(result) as network, torch.no_grad():
             for index, batches in shown.items():
                 total = count = 0.0
                 with network(index, heads) as net:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from osrm_exp.lora import LowRank, Update
-from osrm_exp.model import applied
+from osrm_exp.placing import applied
 from osrm_exp.statistics import gram
 
 if TYPE_CHECKING:

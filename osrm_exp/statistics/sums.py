@@ -5,6 +5,8 @@ import torch.distributed as dist
 from scipy.linalg.blas import dsyrk
 from torch import Tensor, nn
 
+TILE = 128  # rows of a triangle that are turned at once
+
 
 def add_rows(total: Tensor | None, rows: Tensor) -> Tensor:
     """`total + sum_row x`, `[in]`."""
@@ -27,13 +29,19 @@ def add_squares(total: Tensor | None, rows: Tensor) -> Tensor:
 
 
 def mirrored(total: Tensor) -> Tensor:
-    """The symmetric matrix of a lower triangle, in place."""
-    total.tril_()
-    return total.add_(total.tril(-1).mT)
+    """The symmetric matrix of a lower triangle, in place, tile by tile: what is turned is read from
+    the cache."""
+    for start in range(0, len(total), TILE):
+        here, below = slice(start, start + TILE), slice(start + TILE, None)
+        total[here, below] = total[below, here].mT
+        corner = total[here, here]
+        corner.copy_(corner.tril() + corner.tril(-1).mT)
+    return total
 
 
 def reduced(total: Tensor, count: int, model: nn.Module) -> Tensor:
-    """`total / count`, both added over the processes if `torch.distributed` is initialised.
+    """`total / count` in the place of `total`, both added over the processes if
+    `torch.distributed` is initialised.
 
     Every process must then have made the same call with its own share of the batches.
     """
@@ -43,4 +51,4 @@ def reduced(total: Tensor, count: int, model: nn.Module) -> Tensor:
         dist.all_reduce(total)
         dist.all_reduce(counted)
         return total.cpu() / counted.item()
-    return (total / count).cpu()
+    return total.div_(count).cpu()

@@ -21,7 +21,8 @@ from osrm_exp.export import files as export
 from osrm_exp.export.card import card
 from osrm_exp.lora import LowRank, Result
 from osrm_exp.merging.api import configured
-from osrm_exp.model import applied, load_backbone, load_tokenizer, new_heads
+from osrm_exp.model import load_backbone, load_tokenizer, new_heads
+from osrm_exp.placing import applied
 from osrm_exp.report.rows import write_rows
 from osrm_exp.spec import FineTune
 from osrm_exp.store import Store

@@ -12,7 +12,7 @@ from osrm_exp.artifacts.searched import outcome, read_told
 from osrm_exp.bench import Bench
 from osrm_exp.export.files import export
 from osrm_exp.lora import LowRank, Result
-from osrm_exp.model import applied
+from osrm_exp.placing import applied
 from osrm_exp.search import prodistill
 from osrm_exp.search.history import History
 from osrm_exp.search.problem import Problem
