@@ -16,6 +16,7 @@ from osrm_exp import needs
 from osrm_exp.adapter import Adapter, stacked
 from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.statistic import read_stacked
+from osrm_exp.depth import Stacked, restacked
 from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.model import (
     applied,
@@ -76,10 +77,14 @@ class Bench:
         }
 
     def scores(
-        self, result: Result | Mapping[str, Update], split: str, heads: Heads | None = None
+        self,
+        result: Result | Mapping[str, Update],
+        split: str,
+        heads: Heads | None = None,
+        stacked: Stacked | None = None,
     ) -> list[Scored]:
         """Every task's predictions on a split, each with its own head, measured."""
-        return list(self.each(result, split, heads))
+        return list(self.each(result, split, heads, stacked=stacked))
 
     def each(
         self,
@@ -87,13 +92,15 @@ class Bench:
         split: str,
         heads: Heads | None = None,
         part: slice | None = None,
+        stacked: Stacked | None = None,
     ) -> Iterator[Scored]:
         """`scores`, task by task: whoever has seen enough stops.
 
         The result is computed once and held meanwhile: all tasks run through it. `heads` take the
-        place of the adapters' own, `part` of a split's rows that of all.
+        place of the adapters' own, `part` of a split's rows that of all, what is `stacked` that of
+        the checkpoint's layers.
         """
-        with self.placed(dict(result)) as network:
+        with self.placed(dict(result), stacked) as network:
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
                 rows = self.data[index].part(split, part) if part else self.data[index]
                 with network(index, heads) as net:
@@ -101,15 +108,20 @@ class Bench:
                 yield scores(task, outputs, right, rows.numbers(split))
 
     @contextmanager
-    def placed(self, merged: Mapping[str, Update]) -> Iterator[Network]:
-        """With updates in place, `network(index, heads)`: the network as a task meets it."""
+    def placed(
+        self, merged: Mapping[str, Update], stacked: Stacked | None = None
+    ) -> Iterator[Network]:
+        """With updates and layers in place, `network(index, heads)`: what a task meets."""
         shared = all(update.sharing != "per_task" for update in merged.values())
 
         def network(index: int, heads: Heads | None = None) -> AbstractContextManager:
             own = {} if shared else {k: update.task(index) for k, update in merged.items()}
             return applied(self.net, own, (heads or self.heads)[index])
 
-        with applied(self.net, merged) if shared else nullcontext():
+        with (
+            restacked(self.net, stacked) if stacked else nullcontext(),
+            applied(self.net, merged) if shared else nullcontext(),
+        ):
             yield network
 
     def batches(
