@@ -51,7 +51,8 @@ def restacked(net: Any, stacked: Stacked) -> Iterator[None]:
 
 def _copied(module: nn.Module, layer: Layer, place: int, shared: dict[int, Any]) -> nn.Module:
     made = copy.deepcopy(module, dict(shared))
-    for part in made.modules():
+    parts: Any = made.modules()
+    for part in parts:
         if hasattr(part, "layer_idx"):
             part.layer_idx = place
     if layer.scale != 1:
