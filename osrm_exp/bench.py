@@ -16,6 +16,7 @@ from osrm_exp import needs
 from osrm_exp.adapter import Adapter, stacked
 from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.statistic import read_stacked
+from osrm_exp.depth import Stacked, restacked
 from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.model import (
     load_backbone,
@@ -76,10 +77,14 @@ class Bench:
         }
 
     def scores(
-        self, result: Result | Mapping[str, Update], split: str, heads: Heads | None = None
+        self,
+        result: Result | Mapping[str, Update],
+        split: str,
+        heads: Heads | None = None,
+        stacked: Stacked | None = None,
     ) -> list[Scored]:
         """Every task's predictions on a split, each with its own head, measured."""
-        return list(self.each(result, split, heads))
+        return list(self.each(result, split, heads, stacked=stacked))
 
     def each(
         self,
@@ -87,13 +92,15 @@ class Bench:
         split: str,
         heads: Heads | None = None,
         part: slice | None = None,
+        stacked: Stacked | None = None,
     ) -> Iterator[Scored]:
         """`scores`, task by task: whoever has seen enough stops.
 
         The result is computed once and stays in place meanwhile: all tasks run through it. `heads`
-        take the place of the adapters' own, `part` of a split's rows that of all.
+        take the place of the adapters' own, `part` of a split's rows that of all, what is `stacked`
+        that of the checkpoint's layers.
         """
-        with self.placed(result) as network:
+        with self.placed(result, stacked) as network:
             for index, task in enumerate(tqdm(self.tasks, desc=split, leave=False, delay=1)):
                 rows = self.data[index].part(split, part) if part else self.data[index]
                 with network(index, heads) as net:
@@ -101,8 +108,10 @@ class Bench:
                 yield scores(task, outputs, right, rows.numbers(split))
 
     @contextmanager
-    def placed(self, result: Result | Mapping[str, Update]) -> Iterator[Network]:
-        """With updates in place, `network(index, heads)`: the network as a task meets it.
+    def placed(
+        self, result: Result | Mapping[str, Update], stacked: Stacked | None = None
+    ) -> Iterator[Network]:
+        """With updates and layers in place, `network(index, heads)`: what a task meets.
 
         What all tasks share is placed module by module and not kept beside the network: dense, it
         costs the adapted weights once more. What every task has for itself is kept whole. A merge
@@ -110,6 +119,8 @@ class Bench:
         """
         own: dict[str, Update] = {}
         with ExitStack() as undone:
+            if stacked:
+                undone.enter_context(restacked(self.net, stacked))
             for module, update in result.items() if isinstance(result, Mapping) else result:
                 if update.sharing == "per_task":
                     own[module] = update

@@ -17,11 +17,13 @@ from osrm_exp.bench import Bench, rows_of
 from osrm_exp.identity import unpinned
 from osrm_exp.lora import Result
 from osrm_exp.rehearsal import rehearse
+from osrm_exp.search import family
 from osrm_exp.spec import Cell, Merge, Searched, Task
 from osrm_exp.tasks.metrics import Scored
 
 PACKAGES = ("osrm-exp", "torch", "transformers", "peft", "lightning", "datasets")
 
+NOTHING = family.Outcome({})  # beside updates
 Rows = list[dict[str, Any]]
 
 
@@ -47,16 +49,16 @@ def run(cell: Cell, workshop: Workshop) -> Outcome:
     wanted = needs.searched(cell)
     folder = workshop.store.get(wanted, workshop) if wanted else None
     before = time.perf_counter()
-    result, heads = (
+    result, beside = (
         outcome(cell, bench, statistics, folder) if folder
-        else (Result(cell.merge(bench.updates, **statistics), cell.rank), None)
+        else (Result(cell.merge(bench.updates, **statistics), cell.rank), NOTHING)
     )  # fmt: skip
     merging = time.perf_counter() - before
-    found = bench.scores(result, "validation", heads)  # merges module by module
+    found = bench.scores(result, "validation", beside.heads, beside.stacked)  # merges as it goes
     told, tried = searched(cell, wanted, folder)
     shared = {
         **said_of(cell, cell.merge.with_(**told["chosen"])), **told,
-        "output": f"per_task, {result.form.partition(', ')[2]}" if heads else result.form,
+        "output": output(result, beside),
         "contents": [workshop.store.content(one) for one in own], "data": needs.data(cell),
         "truncation_error": result.error, "merge_seconds": round(merging + result.seconds, 3),
         "seconds": round(time.perf_counter() - start, 2),
@@ -121,6 +123,13 @@ def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
         "overrides": list(cell.overrides), "conf": searchpath.named(),
         "versions": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
+
+
+def output(result: Result, beside: family.Outcome) -> str:
+    """The form of a result, with what is beside its updates."""
+    if beside.stacked:
+        return f"{result.form} of {len(beside.stacked.layers)} layers"
+    return f"per_task, {result.form.partition(', ')[2]}" if beside.heads else result.form
 
 
 def _rows(task: Task, shared: Mapping[str, Any], scored: Scored) -> Iterator[dict]:

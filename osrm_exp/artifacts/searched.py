@@ -14,6 +14,7 @@ from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts.workshop import Workshop
 from osrm_exp.bench import Bench
 from osrm_exp.lora import Result
+from osrm_exp.search.family import Outcome
 from osrm_exp.search.history import Entry, History
 from osrm_exp.search.problem import Found, Problem, family_of
 from osrm_exp.spec import Cell, Searched
@@ -51,9 +52,10 @@ def read_history(folder: Path) -> list[Entry]:
 
 def outcome(
     cell: Cell, bench: Bench, statistics: Mapping[str, Any], folder: Path
-) -> tuple[Result, Any]:
-    """What a finished search makes of the adapters: a merge, and heads where it has its own."""
+) -> tuple[Result, Outcome]:
+    """What a finished search makes of the adapters: a merge, with the heads and layers that are its
+    own."""
     told = read_told(folder)
     found = Found(told["settings"], load_file(folder / "coefficients.safetensors"), told["score"])
     made = family_of(cell, bench, statistics).outcome(found.settings, found.tensors)
-    return Result(made.updates, cell.rank), made.heads
+    return Result(made.updates, cell.rank), made

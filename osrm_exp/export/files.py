@@ -111,8 +111,13 @@ def repeated(
                 "store of the run with paths.store=DIR, or run the cell again"
             )
         folder = workshop.store.folder(wanted)
-        result, heads = outcome(cell, bench, bench.statistics(), folder)
-        if heads:
+        result, beside = outcome(cell, bench, bench.statistics(), folder)
+        if beside.stacked:
+            raise ValueError(
+                f"merge={cell.names['merge']} has other layers than the checkpoint, which no "
+                "adapter holds: evaluate it as it is, or take a merge method that keeps them"
+            )
+        if beside.heads:
             raise ValueError(
                 f"merge={cell.names['merge']} puts a module of its own before every task's head, "
                 "which no adapter or checkpoint holds: evaluate it as it is, or take a merge "

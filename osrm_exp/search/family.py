@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from osrm_exp.depth import Stacked
 from osrm_exp.lora import Dense, LowRank, Update
 
 Tensors = dict[str, Tensor]
@@ -27,6 +28,7 @@ class Outcome(NamedTuple):
 
     updates: Mapping[str, Update]
     heads: Sequence[Mapping[str, nn.Module]] | None = None  # in the place of the adapters' own
+    stacked: Stacked | None = None  # layers in the place of the checkpoint's
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from osrm_exp.lora import LowRank, Result, Update
 from osrm_exp.merging.contract import upheld
 from osrm_exp.placing import applied
 from osrm_exp.search.coefficients import Coefficients
-from osrm_exp.search.family import Family, Scene, Tensors
+from osrm_exp.search.family import Family, Outcome, Scene, Tensors
 from osrm_exp.search.history import History
 from osrm_exp.search.memory import Memory, Point, part
 from osrm_exp.search.objectives import Features, Judge, Seen
@@ -158,25 +158,27 @@ class Problem:
         outcome = self.family.outcome(settings, self.family.read(point))
         result = Result(outcome.updates, self.cell.rank)
         found: dict[str, float] = {}
-        for index, value in self._each(result, outcome.heads, rows):
+        for index, value in self._each(result, outcome, rows):
             found[self.cell.tasks[index].name] = value
             enough = stop and len(found) < len(self.members)
             if enough and stop and stop(len(found), self._mean(found)):
                 break
         return found
 
-    def _each(self, result: Result, heads: Any, rows: slice | None) -> Iterator[tuple[int, float]]:
+    def _each(
+        self, result: Result, made: Outcome, rows: slice | None
+    ) -> Iterator[tuple[int, float]]:
         if self.judge is None:
-            found = self.bench.each(result, self.split, heads, rows)
+            found = self.bench.each(result, self.split, made.heads, rows, made.stacked)
             for index, (task, one) in enumerate(zip(self.cell.tasks, found)):
                 yield index, one.values[task.headline]
             return
         shown = {i: self.bench.batches(i, self.split, self.rows, rows) for i in self.members}
         targets = {i: self._targets(i, batches) for i, batches in shown.items()}
-        with self.bench.placed(result) as network, torch.no_grad():
+        with self.bench.placed(result, made.stacked) as network, torch.no_grad():
             for index, batches in shown.items():
                 total = count = 0.0
-                with network(index, heads) as net:
+                with network(index, made.heads) as net:
                     for batch, target in zip(batches, targets[index]):
                         seen = len(batch["input_ids"])
                         total += seen * self._judged(net, index, batch, target).item()

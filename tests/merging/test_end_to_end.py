@@ -35,6 +35,8 @@ def test_a_method_runs_from_its_file_to_its_rows(cell, shop, name):
         quick.append("merge.search.objective.alignment=[cola]")  # no task of the suite refuses
     if search and search.family and search.family.call.options.get("groups") == 4:
         quick.append("merge.search.family.groups=2")  # of as many layers
+    if name == "dis":
+        quick.append("merge.search.family.allow_depth_change=true")
     suite = ["dataset.only=[cola,stsb]"] if "two_tasks" in configured(name).laws else []
     chosen = cell("roberta", f"merge={name}", "tuning.epochs=1", *suite, *quick)
     rows = pipeline.run(chosen, shop).rows
