@@ -10,9 +10,15 @@ import pytest
 from scipy.stats import t
 
 FOLDER = Path(__file__).parents[1] / "results" / "verdict"
-ROWS = [json.loads(line) for file in sorted((FOLDER / "main" / "rows").glob("*.jsonl"))
-        for line in file.read_text().splitlines()[:-1]]  # fmt: skip
-HEADLINES = [row for row in ROWS if row["headline"]]
+
+
+def rows_of(part):
+    files = sorted((FOLDER / part / "rows").glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()[:-1]]
+
+
+ROWS, MORE = rows_of("main"), rows_of("secondary")
+HEADLINES = [row for row in ROWS + MORE if row["headline"] and row["init"] != "head_only"]
 NUMBERS = json.loads((FOLDER / "numbers.json").read_text())
 PAGE = (FOLDER / "README.md").read_text()
 
@@ -78,3 +84,19 @@ def test_a_seed_counts_when_all_its_cells_are_there():
     assert kept[kept.cell == one].seed.iloc[0] not in set(
         analysis.whole(rows[rows.cell != one]).seed
     )
+
+
+@pytest.mark.parametrize(
+    ("arm", "baseline"),
+    [("osrm", "gaussian"), ("osrm_released", "osrm"), ("contrastive", "osrm")],
+)
+@pytest.mark.parametrize("merge", ["task_arithmetic", "regmean"])
+def test_a_secondary_comparison_is_that_of_the_rows(arm, baseline, merge):
+    seeds = sorted({row["seed"] for row in MORE})
+    gains = [average(arm, merge, s) - average(baseline, merge, s) for s in seeds]
+    mean, half = statistics.mean(gains), t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains)
+    shown = f"{mean - half / len(gains) ** 0.5:+.1f} … {mean + half / len(gains) ** 0.5:+.1f}"
+    said = (
+        rf"{arm} − {baseline} +\| {merge} +\| +{re.escape(f'{mean:+.1f}')} +\| {re.escape(shown)}"
+    )
+    assert re.search(said, PAGE)
