@@ -84,7 +84,7 @@ def page(rows: pd.DataFrame, table: pd.DataFrame) -> str:
 
 def draw(lines: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """A panel a comparison: a dot a seed, the mean and its interval beside it."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(13, 4), layout="constrained")
     axes = figure.subplots(1, len(PAIRS), sharey=True)
     shown = ["pretrained", *MERGES, "individual"]
     for ax, (arm, baseline) in zip(axes, PAIRS):
