@@ -3,22 +3,23 @@
     python benchmarks/mergekit.py --mergekit ENV/bin/mergekit-yaml [--threads 2] [--repeats 3]
 
 One layer of Llama-3-8B's shape (q, k, v, o in float32) and eight adapters of ranks 8 to 16. Both
-are commands in processes of their own, by turns; seconds are the least of the repeats, memory is
-the largest resident set, mapped files included. mergekit folds every adapter into a copy of the
-base first; `folded` is its time where the copies are there already, and no bar. `apart` is the
-relative distance of the two results' deltas: where entries are dropped at random it stands beside
-the distance of two seeds of our own, and `norm` is our result's norm beside theirs.
+are commands in processes of their own, by turns; seconds are the least of the repeats (`cpu`: of
+the processor, which other work changes less), memory is the largest resident set, mapped files
+included. mergekit folds every adapter into a copy of the base first; `folded` is its time where the
+copies are there already, and no bar. `apart` is the relative distance of the two results' deltas:
+where entries are dropped at random it stands beside the distance of two seeds of our own, and
+`norm` is our result's norm beside theirs.
 
 mergekit (0.1.5, LGPL, with pins of its own) wants an environment of its own.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,15 @@ from osrm_exp.lora import LowRank
 RANKS = (8, 16, 12, 16, 8, 16, 12, 16)
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj")
 OUT = Path(__file__).parents[1] / "results" / "benchmark_mergekit" / "table.md"
-HEAD = "method s its_s ratio bar folded MB its_MB ratio bar apart own_seeds norm".split()
+HEAD = "method s its_s ratio bar cpu its_cpu ratio folded MB its_MB ratio bar apart own_seeds norm"
+# between this process and the command: a child's peak starts from the memory that it was forked in
+LAUNCHER = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([seconds, used.ru_maxrss / 1024, used.ru_utime + used.ru_stime]))
+"""
 LESS = 6  # times less memory, the bar
 
 
@@ -117,19 +126,15 @@ def theirs(place: Place, mergekit: Path, name: str, out: Path, threads: int) -> 
     ]  # fmt: skip
 
 
-def run(command: list[str], threads: int) -> tuple[float, float]:
-    """Seconds and the largest resident set in MB of a command that writes to a fresh folder."""
+def run(command: list[str], threads: int) -> tuple[float, float, float]:
+    """Seconds, MB of the largest resident set, and seconds of the processor of a command."""
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    with tempfile.TemporaryFile("w+") as said:
-        start = time.perf_counter()
-        child = subprocess.Popen(command, env=env, stdout=said, stderr=said)
-        _, status, used = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            said.seek(0)
-            sys.exit(f"{' '.join(command)}\n{said.read()[-3000:]}")
-    return seconds, used.ru_maxrss / 1024
+    launched = [sys.executable, "-S", "-c", LAUNCHER, *command]
+    done = subprocess.run(launched, env=env, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+    seconds, peak, cpu = json.loads(done.stdout.splitlines()[-1])
+    return seconds, peak, cpu
 
 
 def deltas(base: Path, merged: Path) -> Tensor:
@@ -158,7 +163,7 @@ def compared(place: Place, name: str, one: Path, other: Path, threads: int) -> l
 def measured(place: Place, mergekit: Path, name: str, threads: int, repeats: int) -> list[str]:
     """A row of the table."""
     setting, one, other = SETTINGS[name], place.folder / "ours", place.folder / "theirs"
-    found: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": [], "folded": []}
+    found: dict[str, list[tuple[float, float, float]]] = {"ours": [], "theirs": [], "folded": []}
     for _ in range(repeats):
         shutil.rmtree(one, ignore_errors=True)
         found["ours"].append(run(ours(place, setting, one), threads))
@@ -166,11 +171,13 @@ def measured(place: Place, mergekit: Path, name: str, threads: int, repeats: int
         for kind in ("theirs", "folded"):
             shutil.rmtree(other, ignore_errors=True)
             found[kind].append(run(theirs(place, mergekit, name, other, threads), threads))
-    seconds, memory = ({k: min(x[i] for x in v) for k, v in found.items()} for i in (0, 1))
+    seconds, memory, cpu = ({k: min(x[i] for x in v) for k, v in found.items()} for i in range(3))
     faster, less = seconds["theirs"] / seconds["ours"], memory["theirs"] / memory["ours"]
     cells = [name, f"{seconds['ours']:.1f}", f"{seconds['theirs']:.1f}", f"{faster:.1f}"]
-    cells += [verdict(faster, setting.bar), f"{seconds['folded']:.1f}", f"{memory['ours']:.0f}"]
-    cells += [f"{memory['theirs']:.0f}", f"{less:.1f}", verdict(less, LESS)]
+    cells += [verdict(faster, setting.bar), f"{cpu['ours']:.1f}", f"{cpu['theirs']:.1f}"]
+    cells += [f"{cpu['theirs'] / cpu['ours']:.1f}", f"{seconds['folded']:.1f}"]
+    cells += [f"{memory['ours']:.0f}", f"{memory['theirs']:.0f}", f"{less:.1f}"]
+    cells += [verdict(less, LESS)]
     return cells + compared(place, name, one, other, threads)
 
 
@@ -195,7 +202,7 @@ def main() -> None:
     machine = f"{os.cpu_count()} CPU cores, torch {torch.__version__}"
     note = __doc__.split("\n\n")[2]
     lines = ["# Folders to a checkpoint, beside mergekit", "", f"`{shown}`: {machine}.", "", note]
-    lines += ["", row(HEAD), "|" + "---|" * len(HEAD)]
+    lines += ["", row(HEAD.split()), "|" + "---|" * len(HEAD.split())]
     with tempfile.TemporaryDirectory() as folder:
         place = prepared(Path(folder), given.width)
         for name in given.methods.split(","):

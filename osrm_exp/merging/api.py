@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from osrm_exp import searchpath
 from osrm_exp.adapter import Adapter, read_adapter, stacked
 from osrm_exp.lora import LowRank, Update
-from osrm_exp.record import build
 from osrm_exp.related import warn_of_bases
-from osrm_exp.spec import Merge
+
+if TYPE_CHECKING:
+    from osrm_exp.spec import Merge
 
 
 def merge(
@@ -71,6 +70,12 @@ def configured(name: str) -> Merge:
     Raises:
         ValueError: there is no such file.
     """
+    # late: whoever calls the functions themselves reads no config
+    from omegaconf import OmegaConf
+
+    from osrm_exp.record import build
+    from osrm_exp.spec import Merge
+
     known = searchpath.files("merge")
     if name not in known:
         raise ValueError(f"there is no merge {name!r}; there are: {', '.join(sorted(known))}")

@@ -9,6 +9,7 @@ from torch import nn
 
 from osrm_exp.lora import LowRank, stack
 from osrm_exp.merging.factors import (
+    _lucky,
     lorahub,
     peft_cat,
     peft_dare_linear,
@@ -346,3 +347,11 @@ def test_wrong_options_are_named():
     for density in (0.0, 20, -0.1):
         with pytest.raises(ValueError, match=f"density is {density}"):
             peft_magnitude_prune(adapters(), density=density, **PEFT)
+
+
+@pytest.mark.parametrize("density", [0.123456, 0.5, 1.0])
+def test_the_entries_that_survive_are_those_of_bernoulli(density):
+    one, other = (torch.Generator().manual_seed(3) for _ in range(2))
+    for shape in ((2, 3, 50), (2, 7, 1)):
+        kept = torch.bernoulli(torch.full(shape, density), generator=one)
+        assert torch.equal(_lucky(torch.ones(shape), density, other), kept / density)
