@@ -76,7 +76,7 @@ def test_search_takes_the_best_candidate(cell, workshop, monkeypatch):
     values = iter([0.2, 0.9])
     seen = []
 
-    def each(self, merged, split, heads=None):
+    def each(self, merged, split, *beside, **more):
         seen.append(split)
         value = next(values) if split == "tune" else 0.5
         for t in self.tasks:

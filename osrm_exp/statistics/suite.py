@@ -72,6 +72,11 @@ def losses(bench: Bench, /, *, samples: int, base: bool) -> Tensor:
     The rows are held-out ones, where the protocol holds any out, else training rows. `base` adds
     one more entry, the base model's.
     """
+    return loss_table(bench, samples, base).mean(1)
+
+
+def loss_table(bench: Bench, samples: int, base: bool) -> Tensor:
+    """Every candidate's loss on every task, `[candidate, task]`; the base model is the last one."""
     candidates = experts(bench) + ([{}] if base else [])
     return torch.tensor(
         [
@@ -79,7 +84,7 @@ def losses(bench: Bench, /, *, samples: int, base: bool) -> Tensor:
             for candidate in candidates
         ],
         dtype=torch.float64,
-    ).mean(1)
+    )
 
 
 def experts(bench: Bench) -> list[dict[str, LowRank]]:

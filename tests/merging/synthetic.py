@@ -90,6 +90,7 @@ def statistics(method: Merge, updates: Mapping[str, LowRank], tasks: int) -> dic
         "output_gram": lambda: {m: moment(u.shape[0]) for m, u in updates.items()},
         "fisher": lambda: {m: positive(*u.shape) for m, u in updates.items()},
         "losses": positive,
+        "guarded_losses": positive,
     }
     kinds = {k: how.call.target.rpartition(".")[2] for k, how in method.statistics.items()}
     if unknown := set(kinds.values()) - set(made):

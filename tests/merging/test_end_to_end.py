@@ -37,6 +37,8 @@ def test_a_method_runs_from_its_file_to_its_rows(cell, shop, name):
         quick.append("merge.search.family.groups=2")  # of as many layers
     if name == "dis":
         quick.append("merge.search.family.allow_depth_change=true")
+    if name == "lm_cocktail_safe":
+        quick.append("merge.statistics.losses.alignment=[cola]")
     suite = ["dataset.only=[cola,stsb]"] if "two_tasks" in configured(name).laws else []
     chosen = cell("roberta", f"merge={name}", "tuning.epochs=1", *suite, *quick)
     rows = pipeline.run(chosen, shop).rows

@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import WRITTEN
 from synthetic import adapters
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
+from osrm_exp import pipeline
 from osrm_exp.depth import restacked
+from osrm_exp.export.files import export
 from osrm_exp.model import applied
 from osrm_exp.search import Integration
 from osrm_exp.search.family import Scene
@@ -131,3 +134,20 @@ def test_what_cannot_be_stacked_is_one_sentence():
     scene = Scene(adapters(shapes=two), lambda s, _: s, list(TASKS), SimpleNamespace(net=net))
     with pytest.raises(ValueError, match=r"decoder\.block, encoder\.block.* one list alone"):
         Integration(scene, allow_depth_change=True)
+
+
+def test_what_is_written_is_searched_told_and_not_exported(cell, workshop, tmp_path):
+    pytest.importorskip("smac")
+    options = ["trials=2", "least=4", "family.allow_depth_change=true"]
+    chosen = cell(
+        "writer", *WRITTEN, "tuning.epochs=1", "merge=dis", "dataset.only=[say,color]",
+        *(f"merge.search.{one}" for one in options),
+    )  # fmt: skip
+    done = pipeline.run(chosen, workshop)
+    whole = [one for one in done.tried if "rows" not in one]
+    assert len(whole) == 2 and done.rows[0]["tuned_score"] == max(o["score"] for o in whole)
+    assert all(one["rows"] == [None, 4, None] for one in done.tried if "rows" in one)
+    form, _, layers = done.rows[0]["output"].partition(" of ")
+    assert form.startswith("shared, lowrank") and layers == "2 layers"
+    with pytest.raises(ValueError, match="other layers than the checkpoint"):
+        export(chosen, done.rows, tmp_path / "out", workshop, rank=None, merged=False, task=None)

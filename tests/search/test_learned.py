@@ -238,11 +238,11 @@ def test_a_finished_search_is_never_repeated_and_a_killed_one_goes_on(cell, shop
     chosen = cell("roberta", *SHORT, "merge=task_arithmetic", "search=grid")
     wanted, calls, plain = needs.searched(chosen), [], Bench.each
 
-    def counted(self, result, split, heads=None):
+    def counted(self, result, split, *beside, **more):
         calls.append(split)
         if calls.count("tune") == 3 and len(calls) == 3:
             raise KeyboardInterrupt
-        return plain(self, result, split, heads)
+        return plain(self, result, split, *beside, **more)
 
     monkeypatch.setattr(Bench, "each", counted)
     with pytest.raises(KeyboardInterrupt):

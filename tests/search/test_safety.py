@@ -63,9 +63,9 @@ def test_no_weight_of_its_own_means_that_its_rows_are_never_seen(problem, monkey
     one, seen = problem(*WRITER, "merge.search.objective.weight=0"), []
     plain = Bench.batches
 
-    def watched(self, index, split, rows=None):
+    def watched(self, index, split, *rows):
         seen.append(self.tasks[index].name)
-        return plain(self, index, split, rows)
+        return plain(self, index, split, *rows)
 
     monkeypatch.setattr(Bench, "batches", watched)
     scored(one, 1.0, 0.0, 0.0)
