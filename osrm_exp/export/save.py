@@ -46,16 +46,15 @@ def save(
     Raises:
         ValueError: a result that does not fit the form asked for or the base, or `out` exists.
     """
-    if rank is not None and rank < 1:
-        raise ValueError(f"rank {rank}: a rank is 1 or more")
+    result = Result(merged, rank)
     if base is not None and config:
         raise ValueError(f"{next(iter(config))} is a field of an adapter; a checkpoint has none")
     with whole(out) as folder:
         if base is None:
-            write_adapter(folder, low_rank(Result(merged, rank)), **config)
+            write_adapter(folder, low_rank(result), **config)
         else:
             source = base if isinstance(base, nn.Module) else located(base, CHECKPOINT)
-            _write_checkpoint(folder, source, Result(merged, rank))
+            _write_checkpoint(folder, source, result)
     return Path(out)
 
 

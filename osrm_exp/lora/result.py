@@ -19,9 +19,14 @@ class Result:
     Args:
         merged: what a merge method returned, lazy or not.
         rank: truncates every module to this rank at most.
+
+    Raises:
+        ValueError: a rank that is none.
     """
 
     def __init__(self, merged: Mapping[str, Update], rank: int | None = None) -> None:
+        if rank is not None and (type(rank) is not int or rank < 1):
+            raise ValueError(f"rank {rank!r}: a rank is an integer, 1 or more")
         self.merged, self.rank = merged, rank
         self._sharing, self._ranks, self._lost = "shared", list[int | None](), list[Lost]()
         self.seconds = 0.0

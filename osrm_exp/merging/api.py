@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,18 @@ from osrm_exp.related import warn_of_bases
 if TYPE_CHECKING:
     from osrm_exp.spec import Merge
 
+Given = Path | str | Adapter | Mapping[str, LowRank]
 
-def merge(
-    name: str, adapters: Sequence[Path | str | Mapping[str, LowRank]], /, **options: Any
-) -> Mapping[str, Update]:
+
+def merge(name: str, adapters: Sequence[Given], /, **options: Any) -> Mapping[str, Update]:
     """Adapters merged by the method of `conf/merge/<name>.yaml`, `{module: Update}`.
 
     Warns where adapters name different base models.
 
     Args:
         name: a method; its YAML explains the hyperparameters and holds their defaults.
-        adapters: PEFT folders, hub ids (`org/name[@revision]`), or updates by module; one that
-            lacks a module does not change it.
+        adapters: PEFT folders, hub ids (`org/name[@revision]`), what `read_adapter` returned, or
+            updates by module; one that lacks a module does not change it.
         options: hyperparameters that shall differ from the defaults, and the statistics that the
             method asks for, as its function documents them (`gram={module: [task, in, in]}`).
 
@@ -53,15 +54,41 @@ def merge(
     return method(updates, **statistics)
 
 
-def _stacked(adapters: Sequence[Path | str | Mapping[str, LowRank]]) -> dict[str, LowRank]:
-    if isinstance(adapters, (str, Path, Mapping)):
+def _stacked(adapters: Sequence[Given]) -> dict[str, LowRank]:
+    if isinstance(adapters, (str, Path, Mapping, Adapter)):
         raise ValueError(f"adapters is one {type(adapters).__name__}: give a list of adapters")
-    given = [Adapter(dict(a), {}) if isinstance(a, Mapping) else read_adapter(a) for a in adapters]
+    adapters = list(adapters)
     names = [
-        f"adapter {i}" if isinstance(a, Mapping) else str(a) for i, a in enumerate(adapters, 1)
+        str(a) if isinstance(a, (str, Path)) else f"adapter {i}" for i, a in enumerate(adapters, 1)
     ]
+    given = [_adapter(name, adapter) for name, adapter in zip(names, adapters)]
     warn_of_bases({name: adapter.base for name, adapter in zip(names, given)})
     return stacked([adapter.updates for adapter in given], names)
+
+
+def _adapter(name: str, given: Given) -> Adapter:
+    if isinstance(given, (str, Path)):
+        return read_adapter(given)
+    if not isinstance(given, (Adapter, Mapping)):
+        raise ValueError(
+            f"{name} is a {type(given).__name__}: give a folder, a hub id or updates by module"
+        )
+    updates = given.updates if isinstance(given, Adapter) else given
+    base = given.base if isinstance(given, Adapter) else None
+    return Adapter({module: _single(name, module, updates[module]) for module in updates}, {}, base)
+
+
+def _single(name: str, module: str, update: LowRank) -> LowRank:
+    """One task's update without its history of gradients."""
+    if not isinstance(update, LowRank) or update.A.dim() != 2:
+        found = "stack" if isinstance(update, LowRank) else type(update).__name__
+        raise ValueError(
+            f"{name} holds for {module} no low-rank update of one task but a {found}: give "
+            "LowRank(A, B) of osrm_exp.lora, of a merge its .truncate(rank)"
+        )
+    if update.A.is_meta or update.B.is_meta:
+        raise ValueError(f"{name} holds for {module} factors on the meta device: load its weights")
+    return replace(update, A=update.A.detach(), B=update.B.detach())
 
 
 def configured(name: str) -> Merge:

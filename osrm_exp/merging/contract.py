@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from osrm_exp.adapter import DTYPES
 from osrm_exp.lazy import Lazy
 from osrm_exp.lora import Dense, LowRank, Update
 
@@ -23,8 +24,8 @@ def upheld(method: Method) -> Method:
     One that is upheld already is returned as it is.
 
     Raises:
-        ValueError: when it is called, of a factor that is not finite or of updates that are no
-            stacks.
+        ValueError: when it is called, of a factor that is not finite or no float, or of updates
+            that are no stacks.
     """
     if hasattr(method, "is_upheld"):
         return method
@@ -53,6 +54,11 @@ def _check_finite(module: str, stack: LowRank | Dense) -> None:
         raise ValueError(
             f"the updates of {module} are no stack of low-rank ones with a task axis in front: "
             "osrm_exp.adapter.stacked makes one of several adapters"
+        )
+    if other := [part.dtype for part in stack.parts if part.dtype not in DTYPES]:
+        raise ValueError(
+            f"the updates of {module} are {other[0]}, in which no merge is right: give float32, "
+            "bfloat16, float16 or float64"
         )
     for task, parts in enumerate(zip(*stack.parts), 1):
         if not all(part.isfinite().all() for part in parts):

@@ -44,10 +44,9 @@ def add_merged_adapter(
         **options: of the method.
 
     Raises:
-        ValueError: an unknown adapter, a name that is taken, and whatever `merge` refuses.
+        ValueError: an unknown adapter, a name that is taken or none, and whatever `merge` refuses.
     """
-    if adapter_name in model.peft_config:
-        raise ValueError(f"the model has an adapter {adapter_name!r} already: name the new one")
+    _check_names(model, adapters, adapter_name)
     merged = merge(method, [updates_of(model, name) for name in adapters], **options)
     factors = low_rank(Result(merged, rank))
     first = model.peft_config[adapters[0]]
@@ -62,6 +61,20 @@ def add_merged_adapter(
             model.get_base_model().get_parameter(key).data.copy_(factor)
     for p in model.parameters():  # up to 0.19, PEFT freezes the active adapter too
         p.requires_grad_(p in trained)
+
+
+def _check_names(model: PeftModel, adapters: Sequence[str], adapter_name: str) -> None:
+    if not isinstance(model, PeftModel):
+        raise ValueError(
+            f"the model is a {type(model).__name__}, no PeftModel with LoRA adapters alone: "
+            "PeftModel.from_pretrained or get_peft_model gives one"
+        )
+    if isinstance(adapters, str):
+        raise ValueError(f"adapters is one name, {adapters!r}: give a list of names")
+    if not isinstance(adapter_name, str) or adapter_name == "" or "." in adapter_name:
+        raise ValueError(f"{adapter_name!r} names no adapter: give a text without a dot")
+    if adapter_name in model.peft_config:
+        raise ValueError(f"the model has an adapter {adapter_name!r} already: name the new one")
 
 
 def updates_of(model: PeftModel, adapter_name: str) -> dict[str, LowRank]:

@@ -111,7 +111,7 @@ def test_what_does_not_fit_leaves_nothing_behind(roberta, checkpoints, tmp_path)
     for call, sentence in {
         lambda out: save(merged, out, base=checkpoints["llama"]): "no linear module roberta",
         lambda out: save(merged, tmp_path / "there"): "there exists already",
-        lambda out: save(merged, out, rank=0): "rank 0: a rank is 1 or more",
+        lambda out: save(merged, out, rank=0): "rank 0: a rank is an integer",
         lambda out: save(merged, out, base=adapters[0]): "is an adapter: give the base model",
         lambda out: save(merged, out, base=tmp_path / "weights"): "is not a checkpoint folder",
         lambda out: save(merged, out, base=peft): "PeftModel.*unload",

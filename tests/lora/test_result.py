@@ -85,3 +85,10 @@ def test_what_is_no_update_is_refused():
 def test_what_is_no_single_delta_is_not_truncated(update):
     with pytest.raises(ValueError, match="no one delta holds it"):
         dict(Result({"a": update}, 2))
+
+
+@pytest.mark.parametrize("rank", [0, -1, "3", 2.0, True])
+def test_a_rank_that_is_none_is_refused(rank):
+    """-1 cut off the last direction without a word."""
+    with pytest.raises(ValueError, match=f"rank {rank!r}: a rank is an integer, 1 or more"):
+        Result({"a": low_rank(2)}, rank)

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 import osrm_exp.merging
 from osrm_exp.adapter import read_adapter
-from osrm_exp.lora import LowRank
+from osrm_exp.lora import Dense, LowRank
 from osrm_exp.merging import merge
 from osrm_exp.merging.api import configured
 
@@ -153,3 +153,40 @@ def test_what_is_wrong_is_said_in_one_sentence(folders):
         with pytest.raises(ValueError, match=sentence) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_what_was_read_is_taken_and_a_gradient_left_behind(folders):
+    pair = [folders["plain"], folders["alpha"]]
+    expected, read = merge("ties", pair), [read_adapter(folder) for folder in pair]
+    learned = {
+        m: LowRank(u.A.clone().requires_grad_(), u.B.clone().requires_grad_())
+        for m, u in read[0].updates.items()
+    }
+    for given in (read, (folder for folder in pair), [learned, read[1]]):
+        for module, update in merge("ties", given).items():
+            assert torch.equal(update.delta, expected[module].delta)
+            assert not update.delta.requires_grad
+
+
+A, B = torch.ones(2, 3), torch.ones(4, 2)
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (None, "adapter 2 is a NoneType: give a folder"),
+        (3, "adapter 2 is a int"),
+        ({"q": A}, "adapter 2 holds for q .* a Tensor: give LowRank"),
+        ({"q": (A, B)}, "adapter 2 holds for q .* a tuple"),
+        ({"q": LowRank(A[None], B[None])}, "adapter 2 holds for q .* a stack"),
+        ({"q": Dense(torch.ones(4, 3))}, r"adapter 2 holds for q .* a Dense: .*truncate\(rank\)"),
+        (
+            {"q": LowRank(A.to("meta"), B.to("meta"))},
+            "adapter 2 holds for q factors on the meta device",
+        ),
+    ],
+)
+def test_what_is_no_adapter_is_one_sentence(given, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}") as caught:
+        merge("average", [{"q": LowRank(A, B)}, given])
+    assert "\n" not in str(caught.value)

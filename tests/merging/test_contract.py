@@ -32,6 +32,16 @@ def test_a_method_sees_float32_at_least_and_what_came_comes_back():
     assert upheld(method)(mixed, scaling=1.0)["w"].delta.tolist() == [[1.0] * 3] * 2
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn], ids=str
+)
+def test_numbers_that_no_merge_is_right_in_are_refused(dtype):
+    """An average in integers came back as zeros."""
+    stack = LowRank(torch.ones(2, 1, 3).to(dtype), torch.ones(2, 4, 1).to(dtype))
+    with pytest.raises(ValueError, match=f"the updates of w are {dtype}, .* give float32"):
+        merging.average({"w": stack}, space="delta")
+
+
 METHODS = sorted(name for name in vars(merging) if hasattr(getattr(merging, name), "is_upheld"))
 
 

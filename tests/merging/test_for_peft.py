@@ -108,6 +108,16 @@ def test_what_is_wrong_is_one_sentence_and_adds_nothing(live):
         lambda: add_merged_adapter(live, ["one", "other"], "new", "average"): "share no module",
         lambda: add_merged_adapter(live, ["one", "two"], "new", "emr"): "task",
         lambda: add_merged_adapter(live, [], "new", "average"): "no adapter to merge",
+        lambda: add_merged_adapter(
+            live, "one", "new", "average"
+        ): "is one name, 'one': give a list",
+        lambda: add_merged_adapter(live, ["one"], "a.b", "average"): "'a.b' names no adapter",
+        lambda: add_merged_adapter(live, ["one"], "", "average"): "'' names no adapter",
+        lambda: add_merged_adapter(live, ["one"], None, "average"): "None names no adapter",
+        lambda: add_merged_adapter(live, ["one"], "new", "average", rank=-1): "rank -1: a rank is",
+        lambda: add_merged_adapter(
+            live.get_base_model(), ["one"], "new", "average"
+        ): "is a RobertaForSequenceClassification, no PeftModel",
     }.items():
         with pytest.raises(ValueError, match=sentence) as caught:
             call()
