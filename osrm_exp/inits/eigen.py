@@ -30,14 +30,14 @@ def smallest(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     G = matrix.double().cpu()
     found = _inverted(G.numpy(), count, rounding(matrix)) if _is_wide(G, count) else None
-    return _tensors(matrix, *(found or eigh(G.numpy(), subset_by_index=[0, count - 1])))
+    return _tensors(matrix, *(found or _part(G.numpy(), 0, count)))
 
 
 def largest(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest eigenvalues `[count]`, descending, and their vectors `[n, count]`."""
     G, n = matrix.double().cpu(), len(matrix)
     found = _arpack(G.numpy(), count, which="LA") if _is_wide(G, count) else None
-    values, vectors = found or eigh(G.numpy(), subset_by_index=[n - count, n - 1])
+    values, vectors = found or _part(G.numpy(), n - count, n)
     return _tensors(matrix, values[::-1], vectors[:, ::-1])
 
 
@@ -64,12 +64,19 @@ def signed(vectors: Tensor) -> Tensor:
 
 
 def _is_wide(G: Tensor, count: int) -> bool:
-    return len(G) >= WIDE and len(G) > 4 * count + 32  # a Krylov space has room
+    return 0 < count and len(G) >= WIDE and len(G) > 4 * count + 32  # a Krylov space has room
 
 
 def _tensors(like: Tensor, values: np.ndarray, vectors: np.ndarray) -> tuple[Tensor, Tensor]:
     found = [torch.from_numpy(array.copy()).to(like.device) for array in (values, vectors)]
     return found[0], signed(found[1])
+
+
+def _part(G: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs from `start` to `stop`, ascending; none at all is a part too."""
+    if start == stop:
+        return np.empty(0), np.empty((len(G), 0))
+    return eigh(G, subset_by_index=[start, stop - 1])
 
 
 def _inverted(G: np.ndarray, count: int, shift: float) -> tuple[np.ndarray, np.ndarray] | None:

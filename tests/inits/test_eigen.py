@@ -125,6 +125,7 @@ def test_a_small_matrix_is_decomposed_in_full(monkeypatch):
     assert sine(truth[:, :3], eigen.smallest(G, 3)[1]) < 1e-12
     assert sine(truth[:, -3:], eigen.largest(G, 3)[1]) < 1e-12
     assert eigen.smallest(G, 50)[1].shape == (50, 50)
+    assert eigen.smallest(G, 0)[1].shape == eigen.largest(G, 0)[1].shape == (50, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from osrm_exp import pipeline
 from osrm_exp.depth import restacked
 from osrm_exp.export.files import export
-from osrm_exp.model import applied
+from osrm_exp.placing import applied
 from osrm_exp.search import Integration
 from osrm_exp.search.family import Scene
 
