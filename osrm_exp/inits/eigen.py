@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 WIDE = 1536
@@ -74,6 +72,8 @@ def _tensors(like: Tensor, values: np.ndarray, vectors: np.ndarray) -> tuple[Ten
 
 def _part(G: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     """The pairs from `start` to `stop`, ascending; none at all is a part too."""
+    from scipy.linalg import eigh  # late, as below: whoever only merges does not wait for it
+
     if start == stop:
         return np.empty(0), np.empty((len(G), 0))
     return eigh(G, subset_by_index=[start, stop - 1])
@@ -81,6 +81,9 @@ def _part(G: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]
 
 def _inverted(G: np.ndarray, count: int, shift: float) -> tuple[np.ndarray, np.ndarray] | None:
     """The smallest pairs by solving with `G + shift`, which is raised until it has a factor."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+    from scipy.sparse.linalg import LinearOperator
+
     for _ in range(4):
         shifted = G.copy()
         shifted.flat[:: len(G) + 1] += shift
@@ -100,6 +103,8 @@ def _inverted(G: np.ndarray, count: int, shift: float) -> tuple[np.ndarray, np.n
 
 def _arpack(G: np.ndarray, count: int, **how: object) -> tuple[np.ndarray, np.ndarray] | None:
     """Eigenvalues, ascending, and orthonormal vectors; None where they do not converge soon."""
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
     start = np.random.default_rng(0).standard_normal(len(G))
     room = 2 * count + 16
     try:
