@@ -7,10 +7,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from osrm_exp.lora import Update
+
+CHEAP = 0.1  # of a module's product: what an update may cost beside it
 
 
 @contextmanager
@@ -30,17 +32,22 @@ def applied(
 def place(module: nn.Module, update: Update) -> Callable[[], None]:
     """Puts an update into a linear module; returns what takes it out again.
 
-    It is added to the module's output, in float32: no rounding of `W + delta` to bf16 occurs.
-    Numbers are added to float32 weights instead, which spares a product: a parameter of its own
-    takes the place of the base's, which is put aside, and the update itself need not be kept.
+    It is added to the module's output, in float32: no rounding of `W + delta` to bf16 occurs. Where
+    that costs much and the weights are float32, it is added to them instead: a parameter of its own
+    takes the place of the base's, which is put aside.
     """
     base: nn.Parameter = module.weight  # type: ignore[assignment]
-    turned = isinstance(module, Conv1D)
-    weight = update.added_to(base.mT if turned else base)
-    if weight is None:
+    if base.dtype != torch.float32 or update.spared < CHEAP or _learned(base, update):
         return module.register_forward_hook(_adding(update, module)).remove
-    module.weight = nn.Parameter(weight.mT if turned else weight, requires_grad=False)
+    delta = update.single.to(base).delta
+    weight = base + (delta.mT if isinstance(module, Conv1D) else delta)
+    module.weight = nn.Parameter(weight, requires_grad=False)
     return partial(setattr, module, "weight", base)
+
+
+def _learned(base: Tensor, update: Update) -> bool:
+    """Whether a gradient is wanted that a sum of both would not hand on."""
+    return any(part.requires_grad for part in (base, *update.single.parts))
 
 
 def _adding(update: Update, module: nn.Module) -> Callable:

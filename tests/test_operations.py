@@ -64,7 +64,7 @@ def test_an_evaluated_candidate_forms_the_products_of_a_bare_forward(net):
     dense = {name: Dense(torch.ones(shape)) for name, shape in shapes.items()}
     factors = {n: LowRank(torch.ones(2, i), torch.ones(o, 2)) for n, (o, i) in shapes.items()}
     assert products(net, dense) == products(net, {})
-    assert products(net, factors) == products(net, {}) + 2 * len(modules)
+    assert products(net, factors) == products(net, {})  # where they would cost much beside it
 
 
 def test_a_gram_runs_as_far_as_its_last_module_and_forms_half_a_product_an_input(net, monkeypatch):

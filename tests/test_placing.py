@@ -12,20 +12,21 @@ from osrm_exp.lora import Dense, LowRank, Result
 from osrm_exp.placing import applied
 
 
-def linear(**how):
+def linear(width=6, out=4, **how):
     torch.manual_seed(0)
-    return nn.Linear(6, 4, **how).requires_grad_(False)
+    return nn.Linear(width, out, **how).requires_grad_(False)
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_numbers_stand_in_the_weight_and_leave_it_as_it_was(turned):
+@pytest.mark.parametrize("rank", [None, 3])
+def test_an_update_stands_in_the_weight_and_leaves_it_as_it_was(turned, rank):
     net = nn.ModuleDict({"layer": Conv1D(4, 6) if turned else linear()}).requires_grad_(False)
     layer, x = net["layer"], torch.randn(3, 6)
     base, bits, plain = layer.weight, layer.weight.clone(), layer(x)
-    delta = torch.randn(4, 6)
-    with applied(net, {"layer": Dense(delta)}):
+    factors = LowRank(torch.randn(rank or 3, 6), torch.randn(4, rank or 3))
+    with applied(net, {"layer": factors if rank else Dense(factors.delta)}):
         assert not layer._forward_hooks and layer.weight is not base
-        torch.testing.assert_close(layer(x), plain + x @ delta.T)
+        torch.testing.assert_close(layer(x), plain + x @ factors.delta.T)
     assert layer.weight is base and torch.equal(base, bits) and torch.equal(layer(x), plain)
 
 
@@ -41,16 +42,24 @@ def test_a_weight_that_two_modules_share_changes_for_one_of_them():
 @pytest.mark.parametrize(
     "layer, update",
     [
-        (linear(), LowRank(torch.randn(2, 6), torch.randn(4, 2))),
+        (linear(64, 64), LowRank(torch.randn(2, 64), torch.randn(64, 2))),
+        (linear(), LowRank(torch.randn(2, 6, requires_grad=True), torch.randn(4, 2))),
         (linear(), Dense(torch.randn(4, 6, requires_grad=True))),
         (linear(dtype=torch.bfloat16), Dense(torch.randn(4, 6))),
         (linear().requires_grad_(), Dense(torch.randn(4, 6))),
     ],
-    ids=["factors", "a gradient is wanted", "a coarse weight", "a weight that is trained"],
+    ids=[
+        "cheap factors",
+        "factors that learn",
+        "numbers that learn",
+        "a coarse weight",
+        "a weight that is trained",
+    ],
 )
 def test_what_stays_beside_the_weight(layer, update):
     net = nn.ModuleDict({"layer": layer})
-    base, x = layer.weight, torch.randn(3, 6, dtype=layer.weight.dtype)
+    base = layer.weight
+    x = torch.randn(3, layer.in_features, dtype=base.dtype)
     with applied(net, {"layer": update}):
         assert layer.weight is base and len(layer._forward_hooks) == 1
         expected = nn.functional.linear(x, base, layer.bias).float() + x.float() @ update.delta.mT

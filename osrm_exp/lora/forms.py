@@ -20,6 +20,7 @@ class Dense:
     delta: Tensor
 
     rank = error = lost = None
+    spared = 1.0
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
@@ -59,11 +60,6 @@ class Dense:
     def added(self, x: Tensor, y: Tensor) -> Tensor:
         return (y + x.to(self.dtype) @ self.single.delta.mT).to(y.dtype)
 
-    def added_to(self, weight: Tensor) -> Tensor | None:
-        delta = self.single.delta
-        apart = weight.dtype != torch.float32 or weight.requires_grad or delta.requires_grad
-        return None if apart else weight + delta.to(weight)
-
     def task(self, index: int) -> Dense:
         return Dense(self.delta[index])
 
@@ -101,6 +97,7 @@ class Experts:
 
     experts: LowRank  # [task]
     sharing = "routed"
+    spared = 0.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -142,9 +139,6 @@ class Experts:
         x = x.to(self.dtype)
         hidden = torch.einsum("tri,...i->...tr", self.experts.A, x) * self.weights(x)[..., None]
         return (y + torch.einsum("tor,...tr->...o", self.experts.B, hidden)).to(y.dtype)
-
-    def added_to(self, _: Tensor) -> None:
-        return None
 
 
 @dataclass(frozen=True)

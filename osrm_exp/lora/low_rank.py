@@ -81,6 +81,12 @@ class LowRank:
         return self.B @ self.A
 
     @property
+    def spared(self) -> float:
+        """The share of its module's product that is spared by a weight that has it within; 0 where
+        no weight can."""
+        return self.rank * sum(self.shape) / (self.shape[0] * self.shape[1])
+
+    @property
     def error(self) -> float | None:
         """What a truncation cut off, as a share of the norm; None where nothing was truncated."""
         return None if self.lost is None else share(*self.lost)
@@ -100,12 +106,6 @@ class LowRank:
         """`y + B (A x)` in the factors' precision, for a module's input and output."""
         one = self.single
         return (y + (x.to(one.A.dtype) @ one.A.mT) @ one.B.mT).to(y.dtype)
-
-    def added_to(self, _: Tensor) -> Tensor | None:
-        """The weight `[out, in]` with the update in it; None where it stays beside the weight: of
-        factors, which cost less than a weight of their own, and where a gradient is wanted or
-        rounding would be coarse."""
-        return None
 
     def task(self, index: int) -> LowRank:
         """What one task of a stack runs with, at its true rank."""
