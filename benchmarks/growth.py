@@ -200,7 +200,7 @@ def curves(found: list[Point]) -> dict[tuple[str, str], list[Point]]:
 
 def drawn(found: list[Point]) -> Figure:
     """A panel a size, a line a work; its exponent stands in the legend."""
-    figure = Figure(figsize=(10.5, 6), layout="constrained")
+    figure = Figure(figsize=(10.5, 8), layout="constrained")
     panels = dict(zip(SIZES, figure.subplots(2, 3).flat))
     for (work, size), curve in curves(found).items():
         values, seconds = [p.value for p in curve], [p.seconds for p in curve]
@@ -208,9 +208,13 @@ def drawn(found: list[Point]) -> Figure:
         panels[size].plot(values, seconds, marker="o", markersize=3, label=label)
     for size, ax in panels.items():
         ax.set(xscale="log", yscale="log", xlabel=size, ylabel="seconds of a core")
-        ax.legend(fontsize=7, title="exponent (expected)", title_fontsize=7)
-        ax.set_xticks(SIZES[size], [str(v) for v in SIZES[size]], minor=False)
+        ax.set_xticks(SIZES[size], [str(v) for v in SIZES[size]], rotation=45)
         ax.minorticks_off()
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.legend(
+            fontsize=7, title="exponent (expected)", title_fontsize=7, frameon=False,
+            loc="upper center", bbox_to_anchor=(0.5, -0.3),
+        )  # fmt: skip
     return figure
 
 
