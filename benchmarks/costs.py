@@ -4,8 +4,9 @@
 
 One thread, seconds of the processor, the least of repeats that take turns. `import` is a fresh
 process; CtM stands beside TSV on the same adapters, at most `sweeps` of its alternation as the
-defaults have them; Core Space stands beside its release's steps (thin SVDs of the stacked factors,
-a core a task, TIES on the cores), with the lift to the delta that the release makes and without.
+defaults have them; Core Space stands beside its release's steps in float64 (thin SVDs of the
+stacked factors and of every task's, aligned cores, TIES on them), without the lift to the delta and
+with it.
 """
 
 import argparse
@@ -66,17 +67,25 @@ def method(name: str, given: LowRank, lift: bool = False) -> Callable[[], Any]:
 
 
 def released(given: LowRank, lift: bool) -> Callable[[], Any]:
-    """Core Space's steps as released, arXiv 2509.17786: numbers in float32, TIES at 20 %."""
+    """Core Space's steps as its release takes them in float64, arXiv 2509.17786, with TIES."""
 
     def run() -> Tensor:
-        A, B = given.A.flatten(0, 1), given.B.transpose(0, 1).flatten(1)
-        U = torch.linalg.svd(B, full_matrices=False).U
-        Vh = torch.linalg.svd(A, full_matrices=False).Vh
-        cores = torch.stack([(U.mT @ b) @ (a @ Vh.mT) for a, b in zip(given.A, given.B)])
-        merged = ties(cores)
-        return U @ merged @ Vh if lift else merged
+        A, B = given.A.double(), given.B.double()
+        U, V = thin(B.transpose(0, 1).flatten(1))[0], thin(A.flatten(0, 1))[2].mT
+        cores = []
+        for a, b in zip(A, B):
+            (U_b, S_b, V_b), (U_a, S_a, V_a) = thin(b), thin(a)
+            middle = torch.diag(S_b) @ (V_b @ U_a) @ torch.diag(S_a)
+            cores.append((U.mT @ U_b) @ middle @ (V_a @ V))
+        merged = ties(torch.stack(cores))
+        return U @ merged @ V.mT if lift else merged
 
     return run
+
+
+def thin(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    return U, S, Vh
 
 
 def ties(x: Tensor, density: float = 0.2) -> Tensor:

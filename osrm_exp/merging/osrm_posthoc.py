@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from osrm_exp import lora
-from osrm_exp.inits import eigen
-from osrm_exp.inits.posthoc import project
 from osrm_exp.lora import LowRank
 from osrm_exp.merging.contract import checked
 
@@ -36,6 +34,10 @@ def osrm_posthoc(
 
 
 def _projected(module: str, stack: LowRank, gram: Tensor) -> LowRank:
+    # late: the solvers import SciPy, which no other merge needs
+    from osrm_exp.inits import eigen
+    from osrm_exp.inits.posthoc import project
+
     tasks, width = len(stack), stack.shape[1]
     if tasks < 2:
         raise ValueError("osrm_posthoc needs at least two tasks: it looks at the others' inputs")
