@@ -78,8 +78,8 @@ def _sweep(folder: Path, results: Path) -> Sweep | None:
     if Path(config.paths.results).resolve() != results.resolve():
         return None
     if not many:
-        task = _overrides(folder)
-        return Sweep(command(task, many=False), (task,))
+        typed = _overrides(folder)
+        return Sweep(command(typed, many=False), (typed,))
     if "n_trials" in config.hydra.get("sweeper", ()):
         return _study(folder, config.hydra.sweeper, results)
     task, hydra = list(config.hydra.overrides.task), list(config.hydra.overrides.hydra)
