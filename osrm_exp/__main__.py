@@ -65,10 +65,12 @@ def job(config: DictConfig) -> Any:
             asked = found["optimized"]
             return scores_of(rows_in(rows), asked) if asked else None
         except SENTENCES as error:
+            signals.outlast()
             status |= {"outcome": "failed", "reason": sentence(error)}
             if WANTS_TRACE:
                 log.exception("%s", status["reason"])
         except Exception as error:  # a bug of ours: its trace is wanted
+            signals.outlast()
             status |= {"outcome": "failed", "reason": f"{type(error).__name__}: {sentence(error)}"}
             log.exception("%s", status["reason"])
     return None

@@ -21,7 +21,7 @@ from osrm_exp.report.captions import caption
 from osrm_exp.report.frame import ORDER, SUMMARY, lines
 from osrm_exp.report.rows import read_rows
 from osrm_exp.report.scores import scores
-from osrm_exp.report.tables import best, footnote, score_columns, shown
+from osrm_exp.report.tables import best, footnote, score_columns, shown, title
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1280px; padding: 1.5em;
@@ -54,12 +54,12 @@ def write_dashboard(results: Path | str) -> Path:
     if rows.empty:
         raise ValueError(f"{results}/rows holds no rows yet")
     found = scores(rows)
-    name = html.escape(results.name)
+    name = html.escape(title(results, found))
     parts = [f"<h1>{name}</h1><p class=note>{html.escape(caption(found))}</p>"]
     parts.append(f"<h2>Merged against single</h2>{_table(found, searches)}")
     diagnostics = read_rows(results, "diagnostics")
-    for title, note, chart in charts(found, searches, diagnostics):
-        parts.append(f"<h2>{html.escape(title)}</h2><p class=note>{html.escape(note)}</p>{chart}")
+    for head, note, chart in charts(found, searches, diagnostics):
+        parts.append(f"<h2>{html.escape(head)}</h2><p class=note>{html.escape(note)}</p>{chart}")
     page = results / "dashboard.html"
     page.write_text(
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{name}</title>"

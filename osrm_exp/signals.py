@@ -16,10 +16,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread, current_thread, main_thread
+from types import FrameType
 
 PATIENCE = 30.0  # seconds that unwinding may take
 ORPHAN = 5.0  # and where nobody waits for it
+GRACE = 600.0  # seconds that a scheduler may leave a job which it has told to end
 _received: list[int] = []
+_overheard: list[int] = []
 _listening: list[int] = []  # this process, if it does; one that is forked inherits its parent's
 
 
@@ -44,17 +47,22 @@ def one_sentence(what_next: str = "the same command continues") -> Iterator[None
 def listen() -> None:
     """Lets both signals raise `Stopped`; a worker of a launcher follows its parent besides.
 
-    A worker calls it when its job starts; twice is once. In a job of Slurm they are submitit's: it
-    lets SIGTERM pass, which comes before a preemption, and requeues on SIGUSR2.
+    A worker calls it when its job starts, and who shares a process with a library that hears them
+    itself calls it again. In a job of Slurm they are submitit's: it lets SIGTERM pass, which comes
+    before a preemption, and requeues on SIGUSR2; SIGTERM is overheard.
     """
-    if "SUBMITIT_EXECUTOR" in os.environ or current_thread() is not main_thread():
+    if current_thread() is not main_thread():
         return
-    if _listening == [os.getpid()]:
-        return
+    first = _listening != [os.getpid()]
     _listening[:] = [os.getpid()]
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        if first:
+            _overhear()
+        return
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    _watch_parent()
+    if first:
+        _watch_parent()
 
 
 def leave_to_parent() -> None:
@@ -68,6 +76,30 @@ def check() -> None:
     """Raises `Stopped` if a signal came and a library has swallowed what it raised."""
     if _received:
         raise Stopped(_received[0])
+
+
+def outlast() -> None:
+    """Waits for the end of a job of Slurm that was told to end: what fails then failed for that.
+
+    SIGTERM reaches every process of a job, and a cell cannot do without some of them (wandb's, a
+    loader's); its own end comes later. It is no failure, for the job may be requeued.
+    """
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        time.sleep(1)  # another process may have heard it first
+        if _overheard:
+            logging.getLogger("osrm_exp").info("told to end, and waits for it")
+            time.sleep(GRACE)
+
+
+def _overhear() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        _overheard.append(number)
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, hear)
 
 
 def _watch_parent() -> None:

@@ -9,31 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-
-from osrm_exp import searchpath, signals
-from osrm_exp.compose import cell_from, configuration, sweep
+from osrm_exp import signals
+from osrm_exp.compose import cell_from, configuration
 from osrm_exp.overrides import STUDY
 from osrm_exp.report.rows import is_done, rows_file, rows_in
 from osrm_exp.report.sealed import in_place
 from osrm_exp.store.lock import Lock
+from osrm_exp.sweeps import Overrides, Sweep, sweeps
 
 RUN = "OSRM_EXP_RUN"  # names the command that a job belongs to, also where its log folder is shared
 STATES = ("ok", "failed", "running", "interrupted", "missing")
-Overrides = tuple[str, ...]
 
 
 @contextmanager
@@ -51,53 +46,6 @@ def told(folder: Path, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield status
         finally:
             _write(folder, {**status, "seconds": round(time.perf_counter() - start, 2)})
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A command that was given, and its cells."""
-
-    command: str
-    cells: tuple[Overrides, ...]
-
-
-def sweeps(logs: Path, results: Path) -> list[Sweep]:
-    """The commands that wrote into a results folder, the same one once."""
-    found: dict[str, Sweep] = {}
-    for folder in sorted({path.parent for path in logs.rglob("multirun.yaml")} | _single(logs)):
-        try:
-            if one := _sweep(folder, results):
-                found[one.command] = one
-        except (HydraException, ValueError) as error:
-            print(
-                f"{folder} is left out, its command is none today: {' '.join(str(error).split())}"
-            )
-    return list(found.values())
-
-
-def _single(logs: Path) -> set[Path]:
-    """The folders of runs that are no job of a sweep."""
-    found = (path.parents[1] for path in logs.rglob(".hydra/overrides.yaml"))
-    return {folder for folder in found if not (folder.parent / "multirun.yaml").is_file()}
-
-
-def _sweep(folder: Path, results: Path) -> Sweep | None:
-    many, one = folder / "multirun.yaml", folder / ".hydra" / "overrides.yaml"
-    config: Any
-    if many.is_file():
-        config = OmegaConf.load(many)
-        task, hydra = list(config.hydra.overrides.task), list(config.hydra.overrides.hydra)
-        searchpath.typed(hydra)  # its own configs compose its cells
-        cells = tuple(sweep(task))
-    else:
-        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        task, hydra = list(OmegaConf.load(one)), []
-        cells = (tuple(task),)
-    if Path(config.paths.results).resolve() != results.resolve():
-        return None
-    given = [o for o in hydra if not o.startswith("hydra.mode=")]
-    words = ["python", "-m", "osrm_exp", *task, *given, *(["-m"] if many.is_file() else [])]
-    return Sweep(shlex.join(words), cells)
 
 
 def states(
@@ -188,11 +136,24 @@ def report(results: Path, logs: Path) -> str:
     found = states(dict.fromkeys(chain(*(one.cells for one in known))), done, results, logs)
     count = Counter(state for state, _ in found.values())
     summary = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
-    lines = [f"{results}: {len(found)} cells: {summary}"]
-    if left := {cell: told for cell, told in found.items() if told[0] != "ok"}:
-        time_left = _time(done, len(left), count["running"])
+    lines = [f"{results}: {len(found)} cells: {summary}", *_studies(known)]
+    left = {cell: told for cell, told in found.items() if told[0] != "ok"}
+    if ahead := _ahead(left, known):
+        time_left = _time(done, ahead, count["running"])
         lines += [*_left(left, found), time_left, "what is left:", *_again(left, known)]
     return "\n".join(lines)
+
+
+def _studies(known: Iterable[Sweep]) -> Iterator[str]:
+    for one in known:
+        if one.study:
+            yield f"  {one.study}: {one.complete} of {one.trials} trials are complete"
+
+
+def _ahead(left: Collection[Overrides], known: Collection[Sweep]) -> int:
+    """How many cells are to be run: a study proposes its own, and those that failed no more."""
+    own = set(left) - set(chain(*(one.cells for one in known if one.study)))
+    return len(own) + sum(max(0, one.trials - one.complete) for one in known)
 
 
 def _left(left: Mapping[Overrides, tuple[str, str]], among: Iterable[Overrides]) -> Iterator[str]:
@@ -205,7 +166,7 @@ def _left(left: Mapping[Overrides, tuple[str, str]], among: Iterable[Overrides])
 
 
 def _again(left: Collection[Overrides], known: Iterable[Sweep]) -> list[str]:
-    return [f"  {one.command}" for one in known if set(one.cells) & set(left)]
+    return [f"  {one.command}" for one in known if one.goes_on(left)]
 
 
 def _time(done: Sequence[Mapping[str, Any]], left: int, at_once: int) -> str:

@@ -22,6 +22,7 @@ from osrm_exp.overrides import unswept
 from osrm_exp.record import digest, meaning
 from osrm_exp.spec import Cell
 from osrm_exp.store.lock import Lock
+from osrm_exp.sweeps import note_study
 
 log = logging.getLogger("osrm_exp")
 SCORES = ("merged", "single")  # what a study may be told of a cell
@@ -118,6 +119,7 @@ def study(overrides: Sequence[str], many: bool) -> Iterator[list[str]]:
                 "runs its trials side by side"
             )
         found = _loaded(name, sweeper)
+        note_study(results, name, overrides, sweeper["n_trials"])
         left = max(0, sweeper["n_trials"] - _taken_up(found))
         more = {"n_trials": left, "study_name": name, "storage": f"'{sweeper['storage']}'"}
         more |= {"direction": f"[{','.join(sweeper['direction'])}]"}

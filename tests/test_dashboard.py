@@ -54,7 +54,8 @@ def page(tmp_path_factory):
 def test_the_page_needs_no_network_and_holds_everything(page):
     text = page.read_text()
     assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", text)
-    assert "<h1>a&lt;b</h1>" in text and "<td class='number best'>60.0" in text
+    assert "<title>x-a&lt;b</title>" in text and "<h1>x-a&lt;b</h1>" in text
+    assert "<td class='number best'>60.0" in text
     assert [t for t in re.findall(r"<h2>(.*?)</h2>", text)] == ["Merged against single", *TITLES]
     assert "Protocol clean: coefficients chosen on tune" in text
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ TINY = [
     "dataset=glue", "dataset.only=[cola,sst2]", "tuning.batch_size=16", "tuning.max_length=32",
     "tuning.lora.r=2", "protocol.holdout=0.2", "model=roberta_large", "merge=average,ties",
 ]  # fmt: skip
-PATIENCE = 300  # of a machine that has much else to do
+PATIENCE = 900  # of a machine that has much else to do
 
 
 @pytest.fixture
@@ -85,10 +86,15 @@ def job_of(folder):
     return log.name.removesuffix("_0_log.out")
 
 
+@contextmanager
 def waiting(words, environment):
-    """A command that waits for its jobs."""
+    """A command that waits for its jobs, and not for a test that failed."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(words, env=environment, text=True, **pipes)
+    with subprocess.Popen(words, env=environment, text=True, **pipes) as parent:
+        try:
+            yield parent
+        finally:
+            parent.kill()
 
 
 SLURM = [
@@ -113,58 +119,53 @@ def test_an_array_of_cells_each_on_two_ranks(command, cluster, tmp_path):
 @pytest.mark.parametrize("how", ["signal", "requeue"])
 def test_a_preempted_cell_is_requeued_and_goes_on(command, cluster, tmp_path, how):
     slow = ["dataset.only=cola", "merge=average", "tuning.epochs=80"]
-    logger = ["logger=wandb"] if how == "signal" else []  # a requeue ends wandb's process beside us
-    parent = waiting([*command("a"), *SLURM, *slow, *logger], cluster)
-    until(lambda: list(tmp_path.glob("a/store/FineTune/.*/resume/last.ckpt")), "an epoch")
-    job = job_of(tmp_path / "a")
-    word = ["scancel", "--signal=USR2"] if how == "signal" else ["scontrol", "requeue"]
-    subprocess.run([*word, job], env=cluster, check=True)
-    show = ["scontrol", "show", "job", job]
-
-    def waits():
-        return (
-            "Restarts=1"
-            in (said := subprocess.run(show, env=cluster, capture_output=True, text=True).stdout)
-            and "JobState=PENDING" in said
+    with waiting([*command("a"), *SLURM, *slow, "logger=wandb"], cluster) as parent:
+        until(lambda: list(tmp_path.glob("a/store/FineTune/.*/resume/last.ckpt")), "an epoch")
+        job = job_of(tmp_path / "a")
+        word = ["scancel", "--signal=USR2"] if how == "signal" else ["scontrol", "requeue"]
+        subprocess.run([*word, job], env=cluster, check=True)
+        until(lambda: requeued(job, cluster), "the requeue")
+        assert not list(tmp_path.glob("a/results/rows/*"))
+        subprocess.run(
+            ["scontrol", "update", f"JobId={job}", "StartTime=now"], env=cluster, check=True
         )
-
-    until(waits, "the requeue")
-    assert not list(tmp_path.glob("a/results/rows/*"))
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=cluster, check=True)
-    out, errors = parent.communicate(timeout=PATIENCE)
+        out, errors = parent.communicate(timeout=PATIENCE)
     assert parent.returncode == 0, out + errors
     assert "1 cells: 1 finished, 0 skipped, 0 failed" in out
     (log,) = tmp_path.glob("a/logs/*/.submitit/*/*_0_log.out")
     assert log.read_text().count("Starting with") == 2  # two attempts
     runs = [p.name for p in tmp_path.glob("a/logs/wandb/wandb/offline-run-*")]
-    assert len(runs) == 2 * len(logger)
-    assert len({name.rpartition("-")[2] for name in runs}) == len(logger)
+    assert len(runs) == 2 and len({name.rpartition("-")[2] for name in runs}) == 1
     calm = run([*command("calm"), *slow], os.environ)
     assert calm.returncode == 0, calm.stderr
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "calm"))
 
 
+def requeued(job, environment):
+    """Whether a job waits for its second attempt."""
+    said = run(["scontrol", "show", "job", job], environment).stdout
+    return "Restarts=1" in said and "JobState=PENDING" in said
+
+
 def test_a_job_that_is_cancelled_is_one_sentence(command, cluster, tmp_path):
-    if subprocess.run(["sacct"], env=cluster, capture_output=True, check=False).returncode:
-        pytest.skip("submitit learns of a cancelled job from sacct alone: no accounting here")
     slow = ["dataset.only=cola", "merge=average", "tuning.epochs=5000"]
-    parent = waiting([*command("a"), *SLURM, *slow], cluster)
-    until(lambda: list(tmp_path.glob("a/store/FineTune/.*.scratch")), "a fine-tuning")
-    job = job_of(tmp_path / "a")
-    subprocess.run(["scancel", job], env=cluster, check=True)
-    _, errors = parent.communicate(timeout=PATIENCE)
+    with waiting([*command("a"), *SLURM, *slow], cluster) as parent:
+        until(lambda: list(tmp_path.glob("a/store/FineTune/.*.scratch")), "a fine-tuning")
+        job = job_of(tmp_path / "a")
+        subprocess.run(["scancel", job], env=cluster, check=True)
+        _, errors = parent.communicate(timeout=PATIENCE)
     assert parent.returncode == 1 and "Traceback" not in errors
     assert "the same command continues" in errors and len(errors.splitlines()) <= 4
 
 
+RAY = ["hydra/launcher=ray_cluster", "+hydra.launcher.ray.init.num_cpus=2"]
+
+
 def test_ray_runs_two_cells_at_once_and_a_killed_worker_is_replaced(command, ray, tmp_path):
-    two = ["hydra/launcher=ray_cluster", "+hydra.launcher.ray.init.num_cpus=2", "tuning.epochs=30"]
-    parent = subprocess.Popen(
-        [*command("a"), *two], env=ray, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    until(lambda: list(tmp_path.glob("a/store/FineTune/.*/resume/last.ckpt")), "an epoch")
-    os.kill(holder(tmp_path / "a"), signal.SIGKILL)
-    out, errors = parent.communicate(timeout=PATIENCE)
+    with waiting([*command("a"), *RAY, "tuning.epochs=30"], ray) as parent:
+        until(lambda: list(tmp_path.glob("a/store/FineTune/.*/resume/last.ckpt")), "an epoch")
+        os.kill(holder(tmp_path / "a"), signal.SIGKILL)
+        out, errors = parent.communicate(timeout=PATIENCE)
     assert parent.returncode == 0, out + errors
     assert "2 cells: 2 finished, 0 skipped, 0 failed" in out
     calm = run([*command("calm"), "tuning.epochs=30"], os.environ)
@@ -180,15 +181,11 @@ def holder(folder):
 
 
 def test_ray_leaves_nobody_behind(command, ray, tmp_path):
-    two = ["hydra/launcher=ray_cluster", "+hydra.launcher.ray.init.num_cpus=2"]
-    parent = subprocess.Popen(
-        [*command("a"), *two, "tuning.epochs=5000"], env=ray, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    until(lambda: list(tmp_path.glob("a/store/FineTune/.*.held")), "a fine-tuning")
-    worker = holder(tmp_path / "a")
-    parent.send_signal(signal.SIGTERM)
-    _, errors = parent.communicate(timeout=PATIENCE)
+    with waiting([*command("a"), *RAY, "tuning.epochs=5000"], ray) as parent:
+        until(lambda: list(tmp_path.glob("a/store/FineTune/.*.held")), "a fine-tuning")
+        worker = holder(tmp_path / "a")
+        parent.send_signal(signal.SIGTERM)
+        _, errors = parent.communicate(timeout=PATIENCE)
     assert parent.returncode == 143 and "terminated; the same command continues" in errors
     until(lambda: not Path("/proc", str(worker)).exists(), "the worker's end")
 

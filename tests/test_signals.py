@@ -25,7 +25,7 @@ def program():
     def start(text):
         process = subprocess.Popen(
             [sys.executable, "-c", HEAD + text], text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)
         assert process.stdout.readline() == "ready\n", process.communicate()[1]
@@ -177,3 +177,30 @@ def test_a_worker_that_is_terminated_ends_the_sweep(sweep):
     _, errors = parent.communicate(timeout=30)
     assert parent.returncode == 143 and "osrm_exp: terminated" in errors
     assert gone_within(5, workers)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_fails_in_a_job_that_was_told_to_end_waits_for_its_end(program, told):
+    job = """
+def submitit(*_): print('passed on', flush=True)
+os.environ['SUBMITIT_EXECUTOR'] = 'slurm'
+signals.signal.signal(signals.signal.SIGTERM, submitit)
+signals.GRACE = 3600
+signals.listen(), signals.listen()
+print('ready', flush=True)
+sys.stdin.readline()
+signals.outlast()
+print('failed', flush=True)
+"""
+    process = program(job)
+    if told:
+        process.terminate()
+        assert process.stdout.readline() == "passed on\n"
+    process.stdin.write("\n")
+    process.stdin.flush()
+    try:
+        out, _ = process.communicate(timeout=4 if told else 60)
+    except subprocess.TimeoutExpired:
+        assert told and process.poll() is None
+    else:
+        assert not told and out == "failed\n"

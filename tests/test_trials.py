@@ -1,6 +1,7 @@
 """Studies of hyperparameters: what is refused, what Optuna is told, and that they go on."""
 
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +13,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from osrm_exp import CONF
+from osrm_exp import CONF, status
 from osrm_exp.compose import cell_from, configuration
 from osrm_exp.rehearsal import rehearse
 from osrm_exp.report.rows import read_rows
@@ -126,6 +127,14 @@ def states(tmp_path):
         return [state for (state,) in known.execute("select state from trials order by number")]
 
 
+def values(tmp_path):
+    """What Optuna was told, a tuple a trial."""
+    asked = "select trial_id, value from trial_values order by trial_id, objective"
+    with sqlite3.connect(tmp_path / "results" / "study.db") as known:
+        told = known.execute(asked).fetchall()
+    return [tuple(v for t, v in told if t == trial) for trial in dict(told)]
+
+
 def test_a_killed_study_goes_on_with_the_same_command(command, tmp_path):
     four = (*command, "+hparams_search=scaling", "hydra.sweeper.n_trials=4",
             "hydra.sweeper.n_jobs=1", "-m")  # fmt: skip
@@ -138,11 +147,17 @@ def test_a_killed_study_goes_on_with_the_same_command(command, tmp_path):
     process.wait()
     before = states(tmp_path)
     assert 0 < before.count("COMPLETE") < 4
+    told = status.report(tmp_path / "results", tmp_path / "logs")
+    assert f": {before.count('COMPLETE')} of 4 trials are complete" in told
+    assert shlex.split(told.splitlines()[-1])[3:] == list(four[3:])
     again = subprocess.run(four, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stdout + again.stderr
     after = states(tmp_path)
     assert after.count("COMPLETE") == 4 and "RUNNING" not in after
     assert after.count("FAIL") == before.count("RUNNING")
+    told = status.report(tmp_path / "results", tmp_path / "logs").splitlines()
+    assert told[0].endswith("4 ok") and told[1].endswith("4 of 4 trials are complete")
+    assert len(told) == 2
     rows = read_rows(tmp_path / "results")
     best = rows.loc[rows.tuned_score.idxmax()]
     assert f"Best value: {best.tuned_score}" in again.stdout + again.stderr
@@ -163,3 +178,7 @@ def test_two_scores_need_no_direction_and_take_no_single_one(command, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Number of Pareto solutions" in done.stdout + done.stderr
     assert states(tmp_path) == ["COMPLETE"] * 2
+    cells = read_rows(tmp_path / "results").groupby("cell")
+    scored = [scores_of(own.to_dict("records"), ["merged", "single"]) for _, own in cells]
+    assert sorted(values(tmp_path)) == [pytest.approx(pair) for pair in sorted(scored)]
+    assert all(0 < one <= 1 for pair in scored for one in pair)

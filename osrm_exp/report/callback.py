@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from osrm_exp.compose import configuration
 from osrm_exp.overrides import points
@@ -35,6 +35,9 @@ class Report(Callback):
         sweeper, typed = config.hydra.sweeper, config.hydra.overrides.task
         Report.cells = [] if "n_trials" in sweeper else list(points(sweeper.params, typed))
         Report.folder = Path(config.hydra.sweep.dir)
+        if "n_trials" in sweeper:  # Hydra's own sweeper does it, for `status`
+            Report.folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(config, Report.folder / "multirun.yaml")
         self.total = sweeper.get("n_trials", len(Report.cells))
         self.shared = _shared(Report.cells)
         self.start = time.time()  # the callback itself goes to the workers

@@ -131,7 +131,7 @@ def write_tables(results: Path | str, rows: pd.DataFrame, searches: pd.DataFrame
         "table.csv": flat(table).to_csv(index=False, float_format="%.4f"),
         "tasks.csv": by_task(found).to_csv(index=False, float_format="%.4f"),
         "table.md": f"{markdown(table, text)}\n\n{foot}\n",
-        "table.tex": latex(table, text, foot, _name(results, found)),
+        "table.tex": latex(table, text, foot, title(results, found)),
     }
     for name, content in texts.items():
         with in_place(results / name) as scratch:  # a full disk leaves the former table whole
@@ -139,7 +139,7 @@ def write_tables(results: Path | str, rows: pd.DataFrame, searches: pd.DataFrame
     return f"{text.to_string(index=False)}\n\n{foot}"
 
 
-def _name(results: Path, found: pd.DataFrame) -> str:
+def title(results: Path, found: pd.DataFrame) -> str:
     """What a table is called by: its folder, and the experiment where that does not say it."""
     name, experiment = results.resolve().name, found.experiment.iloc[0]
     return name if experiment.endswith(name) else f"{experiment}-{name}"

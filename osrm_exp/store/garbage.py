@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from osrm_exp.report.sealed import unsealed
 from osrm_exp.store import manifest
 from osrm_exp.store.lock import Lock
 
@@ -36,6 +37,7 @@ class Item:
     def remove(self) -> None:
         """Out of reach first, so that a kill leaves no half artifact in its place."""
         gone = self.path.with_name(f".{self.path.name.lstrip('.')}.gone")
+        shutil.rmtree(gone, ignore_errors=True)  # of a removal that was interrupted
         self.path.rename(gone)
         shutil.rmtree(gone)
 
@@ -60,9 +62,8 @@ def left_over(store: Path) -> Iterator[Item]:
     for path in sorted(store.glob("*/.*.gone")):
         yield Item(path, "its removal was interrupted")
     for path in sorted(store.glob("*/.*.scratch")):
-        with Lock(path.with_suffix(".held")).held() as mine:
-            if mine:
-                yield Item(path, "its build was interrupted")
+        if Lock(path.with_suffix(".held")).dead():
+            yield Item(path, "its build was interrupted")
 
 
 def garbage(store: Path, results: Iterable[Path], days: float) -> list[Item]:
@@ -73,21 +74,23 @@ def garbage(store: Path, results: Iterable[Path], days: float) -> list[Item]:
     and the task of something that stays.
 
     Raises:
-        ValueError: a folder without results, which would let everything go.
+        ValueError: a folder without results, which would let everything go, or with damaged ones,
+            which do not say what they stand on.
     """
     named = set().union(*(_named(folder) for folder in results))
     items = {f"{i.path.parent.name}/{i.path.name}": i for i in artifacts(store)}
     found = {place: _manifest(item.path) for place, item in items.items()}
     kept = _kept(found, named)
     unused = [Item(i.path, "no result needs it") for p, i in items.items() if p not in kept]
-    return [item for item in (*unused, *left_over(store)) if item.days >= days]
+    return [item for item in (*left_over(store), *unused) if item.days >= days]
 
 
 def _named(results: Path) -> set[str]:
     files = sorted(results.rglob("*.jsonl"))
     if not files:
         raise ValueError(f"{results} holds no rows: name the results folders that are to be kept")
-    return set().union(*(DIGEST.findall(file.read_text()) for file in files))
+    lines = (line.decode() for file in files for line in unsealed(file))
+    return set().union(*map(DIGEST.findall, lines))
 
 
 def _manifest(folder: Path) -> Mapping[str, Any]:

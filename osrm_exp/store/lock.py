@@ -75,7 +75,7 @@ class Lock:
         """Whether its owner is gone, as far as a single look can tell."""
         owner, _ = self._look()
         try:
-            with self.path.open("r+") as file:
+            with self.path.open() as file:
                 if owner.get("machine") == MACHINE:
                     return _locked(file)
                 return time.time() - os.fstat(file.fileno()).st_mtime > LEASE

@@ -1,8 +1,9 @@
 """What an artifact consists of, written when it is built and compared before it is used.
 
 `manifest.json` lies in the artifact's folder: its place in the store, its inputs, what it needs,
-every file with size and SHA-256, and the versions that made it; nothing of the machine. An artifact
-without one, left by an older version, cannot be told from a damaged one: it is rebuilt.
+every file with size and SHA-256, the versions that made it, and a SHA-256 of all that, for rows
+repeat its content and `gc` believes its needs; nothing of the machine. An artifact without one,
+left by an older version, cannot be told from a damaged one: it is rebuilt.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "manifest.json"
+KEYS = {"place", "inputs", "needs", "files", "content", "code", "libraries"}
 LIBRARIES = ("torch", "transformers", "peft", "lightning", "datasets", "safetensors")
 
 
@@ -32,6 +34,7 @@ def write(folder: Path, artifact: Any, place: str) -> None:
         "code": _code(),
         "libraries": _libraries(),
     }
+    found["seal"] = _seal(found)
     (folder / NAME).write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 
@@ -43,12 +46,15 @@ def read(folder: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads((folder / NAME).read_text())
-        if not {"place", "files", "content", "needs", "inputs"} <= set(found):
-            raise ValueError("keys are missing")
+        seal = found.pop("seal", None)  # older ones have none
+        if set(found) != KEYS:
+            raise ValueError("keys are missing, or too many")
+        if seal not in (None, _seal(found)) or _content(found["files"]) != found["content"]:
+            raise ValueError("altered since it was written")
         return found
     except FileNotFoundError:
         raise ValueError(f"it has no {NAME}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"its {NAME} is damaged ({error})") from None
 
 
@@ -64,8 +70,8 @@ def damage(folder: Path, place: str) -> str | None:
         if not (folder / name).is_file():
             return f"{name} is missing"
         size = (folder / name).stat().st_size
-        if size != signature["bytes"]:
-            return f"{name} has {size} bytes in place of {signature['bytes']}"
+        if size != signature.get("bytes"):
+            return f"{name} has {size} bytes in place of {signature.get('bytes')}"
         if _signature(folder / name) != signature:
             return f"the checksum of {name} is not the one it was built with"
     return None
@@ -80,6 +86,10 @@ def _signature(file: Path) -> dict[str, Any]:
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, "sha256": digest}
+
+
+def _seal(found: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _content(files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import Field
 
 from osrm_exp.record import Record
+from osrm_exp.report.rows import write_rows
 from osrm_exp.store import Store
 from osrm_exp.store.garbage import artifacts, garbage
 from osrm_exp.store.lock import Lock
@@ -100,10 +101,40 @@ def test_gc_refuses_what_would_remove_all(filled, tmp_path, rows, sentence):
     other = tmp_path / "other"
     other.mkdir()
     if rows:
-        (other / "rows.jsonl").write_text(rows)
+        (other / "rows.jsonl").write_text(f"{rows}\n")
     asked = command("gc", filled.root, other, "--days", "0", "--yes")
     assert asked.returncode == 1 and sentence in asked.stderr and "Traceback" not in asked.stderr
     assert len(list(artifacts(filled.root))) == 9
+
+
+def test_gc_believes_no_damaged_rows(filled, tmp_path):
+    row = {"cell": "1" * 16, "schema": 2, "adapters": [first.digest]}
+    file = write_rows(tmp_path / "results" / "x", row["cell"], [row])
+    file.write_text(file.read_text().replace(first.digest, "0" * 16))
+    asked = command("gc", filled.root, tmp_path / "results", "--days", "0", "--yes")
+    assert asked.returncode == 1 and f"{file} is damaged (altered" in asked.stderr
+    assert len(list(artifacts(filled.root))) == 9
+
+
+def test_what_an_interrupted_removal_left_stands_in_no_way(filled, tmp_path):
+    place = filled.folder(unused)
+    gone = place.with_name(f".{place.name}.gone")
+    gone.mkdir()
+    (gone / "x.safetensors").touch()
+    done = command("gc", filled.root, tmp_path / "results", "--days", "0", "--yes")
+    assert done.returncode == 0 and not gone.exists() and not place.exists()
+
+
+def test_looking_at_a_store_changes_nothing(filled):
+    place = filled.folder(used)
+    place.with_name(".dead.scratch").mkdir()
+    place.with_name(".dead.held").write_text("{}")
+    os.utime(place.with_name(".dead.held"), (0, 0))
+    before = sorted(filled.root.rglob("*"))
+    listed = command("ls", filled.root)
+    assert ".dead.scratch: its build was interrupted" in listed.stdout
+    assert command("verify", filled.root).returncode == 0
+    assert sorted(filled.root.rglob("*")) == before
 
 
 def test_a_build_that_runs_is_no_left_over(filled, tmp_path):

@@ -153,6 +153,30 @@ def test_a_manifest_names_inputs_needs_and_versions_and_no_machine(tmp_path):
     assert str(tmp_path) not in json.dumps(found)
 
 
+def test_no_bit_of_a_manifest_can_flip_unnoticed(tmp_path):
+    book = Book(notes={"own": (Note(text="a"),)})
+    folder = Store(tmp_path).get(book, None)
+    file, place = folder / "manifest.json", f"Book/book-{book.digest}"
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 7
+        file.write_bytes(flipped)
+        assert manifest.damage(folder, place), whole[max(0, at - 20) : at + 20]
+
+
+def test_an_older_manifest_without_a_seal_counts(tmp_path):
+    folder = Store(tmp_path).get(Note(text="a"), fine)
+    file, place = folder / "manifest.json", f"Note/{folder.name}"
+    found = json.loads(file.read_text())
+    del found["seal"]
+    file.write_text(json.dumps(found))
+    assert manifest.damage(folder, place) is None
+    found["files"]["built"] = {"size": 1}
+    file.write_text(json.dumps(found))
+    assert "its manifest.json is damaged" in manifest.damage(folder, place)
+
+
 def test_content_is_that_of_the_tensors_where_there_are_any(tmp_path, forget):
     first, second = Store(tmp_path / "1"), Store(tmp_path / "2")
     book = Book(notes={})

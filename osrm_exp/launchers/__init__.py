@@ -1,0 +1,1 @@
+"""Hydra callbacks of launchers, a module each: what is to be done before a launcher starts."""
