@@ -16,18 +16,31 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from errno import EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, EPERM, EROFS
+from errno import (
+    EACCES,
+    EDQUOT,
+    EEXIST,
+    EIO,
+    ELOOP,
+    ENAMETOOLONG,
+    ENOENT,
+    ENOSPC,
+    ENOTDIR,
+    EPERM,
+    EROFS,
+)
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from osrm_exp import CONF, needs, searchpath, signals
 from osrm_exp.compose import cell_from, plain
+from osrm_exp.hub import first_line
 from osrm_exp.identity import unpinned
 from osrm_exp.overrides import STUDY, ordered, readable
 from osrm_exp.report.callback import Report, summary
@@ -46,7 +59,9 @@ PLUGINS = {
     "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
     "hydra/launcher/ray": 'hydra-ray-launcher "joblib<1.6"',
 }  # what brings these configs
-UNWRITABLE = (EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, EPERM, EROFS)
+UNWRITABLE = (
+    EACCES, EDQUOT, EEXIST, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS,
+)  # fmt: skip
 WANTS_TRACE = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -144,8 +159,11 @@ def _written(results: str) -> Iterator[None]:
 
 
 def sentence(error: BaseException) -> str:
-    """An error's text in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's text in one line; of what could not be merged also why."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ConfigCompositionException) and said.startswith("Error merging"):
+        return f"{said}: {first_line(error.__cause__ or error)}"
+    return said
 
 
 def main() -> None:

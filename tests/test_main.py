@@ -146,7 +146,10 @@ def test_a_killed_worker_is_one_sentence_and_the_same_command_continues(command,
 
 @pytest.mark.parametrize("what", ["results", "logs"])
 def test_a_sweep_that_loses_everything_says_so(command, tmp_path, what):
-    (tmp_path / what).write_text("a file, where nobody can write into")
+    if what == "results":
+        (tmp_path / what).write_text("a file, where nobody can write into")
+    else:
+        (tmp_path / what).symlink_to(tmp_path / what)  # nor into itself
     swept = run(command, "merge=average,ties", "-m")
     assert swept.returncode == 1 and "Traceback" not in swept.stdout + swept.stderr
     if what == "results":
@@ -176,6 +179,7 @@ def test_one_failed_cell_hides_no_other(command, tmp_path):
     ("override", "sentence"),
     [
         ("merge.lambda=1", "Could not override 'merge.lambda'"),
+        ("dataset.only={cola:1}", "dataset.only={cola:1}: Cannot merge DictConfig with ListConfig"),
         ("merge=tise", "Could not find 'merge/tise'"),
         ("tuning.lr=fast", "tuning.lr"),
         ("model.path=/nowhere/at/all", "model.path=/nowhere/at/all is not a folder"),
