@@ -19,6 +19,10 @@ from osrm_exp.related import check_related
 
 PREFIX = "base_model.model."
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.(?!weight\.)[^.]+)?\.weight")
+ABOUT = (  # fields of a config that say where an update belongs, not what it is
+    "task_type", "base_model_name_or_path", "revision", "auto_mapping", "fan_in_fan_out",
+    "modules_to_save",
+)  # fmt: skip
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -105,6 +109,9 @@ def write_adapter(
         updates: one update a module, ranks may differ (`rank_pattern`).
         heads: head tensors to save beside the factors.
         config: further fields of `LoraConfig` (`base_model_name_or_path`, `task_type`, …).
+
+    Raises:
+        ValueError: there is no update, or a field that would make another update of it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,12 +131,17 @@ def lora_config(updates: Mapping[str, LowRank], **config):
     `vision.layers.0.q` too.
 
     Raises:
-        ValueError: there is no update.
+        ValueError: there is no update, or a field that would make another update of it.
     """
     from peft import LoraConfig
 
     if not updates:
         raise ValueError("there is no update to write")
+    if others := [field for field in config if field not in ABOUT]:
+        raise ValueError(
+            f"{others[0]} is not for you to set: the update is written as it is, at scaling 1; "
+            f"the fields to give are {', '.join(ABOUT)}"
+        )
     ranks = {name: len(padded(update)[0]) for name, update in updates.items()}
     top = max(ranks.values())
     other = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != top}

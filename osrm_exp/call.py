@@ -97,7 +97,10 @@ def split(config: Mapping[str, Any], keys: Collection[str]) -> tuple[Call | None
 def _hint(function: Callable[..., Any], option: str) -> Any:
     """The type that a function declares for an option; any, where it does not."""
     inner = inspect.unwrap(function.__init__ if inspect.isclass(function) else function)
-    declared = inner.__annotations__.get(option, Any)
+    parameters = inspect.signature(function).parameters  # a decorator may have added some
+    declared = parameters[option].annotation if option in parameters else inspect.Parameter.empty
+    if declared is inspect.Parameter.empty:
+        return Any
     try:
         return eval(declared, inner.__globals__) if isinstance(declared, str) else declared
     except NameError:  # a name that only type checkers import

@@ -70,3 +70,15 @@ def test_a_number_that_is_none_is_refused_wherever_a_method_is_called(value):
     with pytest.raises(ValueError, match=r"merge\.grid\.scaling is not finite"):
         fields = {"space": "delta", "scaling": 1.0, "grid": {"scaling": [0.5, value]}}
         build(Merge, {"_target_": "osrm_exp.merging.task_arithmetic", **fields}, "").check()
+
+
+@pytest.mark.parametrize(
+    "method, option",
+    [("average", {"space": []}), ("ctm_ta", {"scaling": "x"}), ("ctm_ties", {"density": None}),
+     ("ctm_ties", {"sweeps": 1.5}), ("ctm_ties", {"counting": {}})],
+)  # fmt: skip
+def test_what_a_decorator_adds_or_keeps_is_typed_too(method, option):
+    ((name, value),) = option.items()
+    with pytest.raises(ValueError, match=f"^merge.{name}: Input should be") as caught:
+        merge(method, [], **option)
+    assert repr(value) in str(caught.value)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from osrm_exp.export.shards import check_fits
+from osrm_exp.export.shards import check_finite, check_fits
 from osrm_exp.hub import first_line
 from osrm_exp.lora import Result
 
@@ -29,6 +29,8 @@ def loaded(source: Path | nn.Module) -> PreTrainedModel:
                 f"base is a {type(source).__name__}: give the plain transformers model, without "
                 "adapters (PEFT's unload() gives it back)"
             )
+        if any(parameter.is_meta for parameter in source.parameters()):
+            raise ValueError(f"base is a {type(source).__name__} without weights: load them")
         return deepcopy(source)
     if (source / "adapter_config.json").exists():
         raise ValueError(f"{source} is an adapter: give the base model that it was trained on")
@@ -51,7 +53,8 @@ def fold(net: PreTrainedModel, result: Result) -> None:
     """Adds a merge to a model's weights, each rounded once to its dtype.
 
     Raises:
-        ValueError: a module that the model does not have, or that is not linear or of that shape.
+        ValueError: a module that the model does not have, or that is not linear, of that shape or
+            finite.
     """
     tied = [id(p) for _, p in net.named_parameters(remove_duplicate=False)]
     for name, update in result:
@@ -63,6 +66,7 @@ def fold(net: PreTrainedModel, result: Result) -> None:
                 "too: untie them (tie_word_embeddings=False) and give the loaded model as base"
             )
         weight.copy_(_sum(weight, update.single.delta, isinstance(module, Conv1D), name))
+        check_finite(name, weight)
 
 
 def _sum(weight: Tensor, delta: Tensor, transposed: bool, name: str) -> Tensor:

@@ -16,6 +16,7 @@ from torch import nn
 
 from osrm_exp.adapter import located, write_adapter
 from osrm_exp.export import shards
+from osrm_exp.lazy import Lazy
 from osrm_exp.lora import LowRank, Result, Update
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ def save(
     Raises:
         ValueError: a result that does not fit the form asked for or the base, or `out` exists.
     """
-    result = Result(merged, rank)
+    result = Result(_sound(merged), rank)
     if base is not None and config:
         raise ValueError(f"{next(iter(config))} is a field of an adapter; a checkpoint has none")
     with whole(out) as folder:
         if base is None:
             write_adapter(folder, low_rank(result), **config)
         else:
-            source = base if isinstance(base, nn.Module) else located(base, CHECKPOINT)
+            source = base if isinstance(base, nn.Module) else located(str(base), CHECKPOINT)
             _write_checkpoint(folder, source, result)
     return Path(out)
 
@@ -73,6 +74,21 @@ def _write_checkpoint(folder: Path, source: Path | nn.Module, result: Result) ->
 
 
 CHECKPOINT = ("*.json", "*.safetensors", *TOKENIZER)
+
+
+def _sound(merged: Mapping[str, Update]) -> Mapping[str, Update]:
+    """The merge, module by module, refused where it is not finite."""
+    if not isinstance(merged, Mapping):
+        raise ValueError(f"merged is a {type(merged).__name__}: give what merge returned")
+
+    def checked(module: str) -> Update:
+        update = merged[module]
+        for part in getattr(update, "parts", ()):
+            if part.is_meta or not part.isfinite().all():
+                raise ValueError(f"the update of {module} holds NaN, infinity or no numbers at all")
+        return update
+
+    return Lazy(merged, checked)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def patch(source: Path, out: Path, places: Mapping[str, Place], result: Result) 
     """Copies a checkpoint to `out` and adds a merge to it, each weight rounded once to its dtype.
 
     Raises:
-        ValueError: a module of another shape.
+        ValueError: a module of another shape, or that the merge makes infinite.
     """
     for name in (*OTHERS, *_files(source)):
         if (source / name).is_file():
@@ -109,6 +109,7 @@ def _add(file: Path, place: Place, module: str, delta: Tensor) -> None:
         weight = torch.frombuffer(held, dtype=place.dtype).view(place.shape)
         check_fits(module, weight, delta)
         weight.add_(delta)
+        check_finite(module, weight)
         data.seek(place.start)
         data.write(held)
 
@@ -123,4 +124,17 @@ def check_fits(module: str, weight: Tensor, delta: Tensor) -> None:
         raise ValueError(
             f"{module} is {list(weight.shape)} in the base and {list(delta.shape)} in the merge: "
             "give the model that the adapters were trained on"
+        )
+
+
+def check_finite(module: str, weight: Tensor) -> None:
+    """Whether a merged weight holds numbers.
+
+    Raises:
+        ValueError: it is beyond its dtype.
+    """
+    if not weight.isfinite().all():
+        raise ValueError(
+            f"{module} is not finite in the base's {weight.dtype}: load it in float32 and give the "
+            "loaded model as base"
         )

@@ -3,7 +3,6 @@
 Zhang & Zhou, ACL 2025, arXiv 2505.22934; `post_OSRM.py` of the released code.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 
 from osrm_exp.adapter import read_adapter, write_adapter
+from osrm_exp.adapter_config import read_fields
+from osrm_exp.hub import located
 from osrm_exp.lora import LowRank
 
 
@@ -40,7 +41,7 @@ def project_adapter(
     """`project` for a PEFT folder, written to another; returns the kept energy by module.
 
     Args:
-        source: a PEFT folder.
+        source: a PEFT folder, or a hub id.
         target: where the projected one goes.
         osrm_state_dict: `A [rank, in]` by module, as `get_osrm_state_dict` gives it.
         faithful: do as the released code does. It forgets that PEFT multiplies the new factors by
@@ -53,15 +54,16 @@ def project_adapter(
     adapter = read_adapter(source)
     if missing := sorted(adapter.updates.keys() - osrm_state_dict.keys()):
         raise ValueError(f"no A for {missing[0]} ({len(missing)} modules) of {source}")
-    config = json.loads((Path(source) / "adapter_config.json").read_text())
-    again = config["lora_alpha"] / config["r"] if faithful else 1.0
+    fields = read_fields(located(source))
     updates, kept = {}, {}
     for name, update in adapter.updates.items():
         projected, kept[name] = project(update, osrm_state_dict[name])
-        updates[name] = projected * again
-    keys = ["base_model_name_or_path", "task_type"] + ["modules_to_save"] * (not faithful)
-    heads = {} if faithful else adapter.heads
-    write_adapter(target, updates, heads, **{key: config[key] for key in keys})
+        updates[name] = projected * (fields.scaling(name) if faithful else 1.0)
+    saved = None if faithful or fields.saved is None else list(fields.saved)
+    write_adapter(
+        target, updates, {} if faithful else adapter.heads, task_type=fields.task_type,
+        base_model_name_or_path=fields.base, modules_to_save=saved,
+    )  # fmt: skip
     return kept
 
 

@@ -25,7 +25,7 @@ def upheld(method: Method) -> Method:
 
     Raises:
         ValueError: when it is called, of a factor that is not finite or no float, or of updates
-            that are no stacks.
+            that are no stacks; when a module is taken, of a result that is not finite.
     """
     if hasattr(method, "is_upheld"):
         return method
@@ -36,12 +36,24 @@ def upheld(method: Method) -> Method:
             _check_finite(module, stack)
         precise = {module: _promoted(stack) for module, stack in updates.items()}
         merged = method(precise, *args, **keywords)
-        if all(precise[module].dtype == stack.dtype for module, stack in updates.items()):
-            return merged
-        return Lazy(merged, lambda module: merged[module].to(updates[module].dtype))
+        return Lazy(
+            merged, lambda module: _given_back(module, merged[module], updates[module].dtype)
+        )
 
     held.is_upheld = True  # type: ignore[attr-defined]
     return held
+
+
+def _given_back(module: str, update: Update, dtype: torch.dtype) -> Update:
+    if not isinstance(update, Update):
+        return update  # whoever consumes it says what it should be
+    update = update if update.dtype == dtype else update.to(dtype)
+    if isinstance(update, Stack) and not all(part.isfinite().all() for part in update.parts):
+        raise ValueError(
+            f"the merge of {module} is not finite in {dtype}: choose other settings of the method, "
+            "or give it updates in float32"
+        )
+    return update
 
 
 def _promoted(stack: LowRank | Dense) -> LowRank | Dense:

@@ -59,6 +59,7 @@ def compressed(rule: Callable[..., Any]) -> Callable[..., Mapping[str, Update]]:
     own = list(inspect.signature(method).parameters.values())[:-1]
     ruled = list(inspect.signature(rule).parameters.values())[1:]
     method.__signature__ = inspect.Signature([*own, *ruled])  # type: ignore[attr-defined]
+    method.__wrapped__ = rule  # type: ignore[attr-defined]  # whose annotations are checked too
     method.__name__ = f"ctm_{rule.__name__}"
     method.__doc__ = f"Compress the tasks, then merge their cores by `{rule.__name__}`."
     return method

@@ -133,7 +133,8 @@ def in_space(rule: Callable[..., Merged]) -> Callable[..., Mapping[str, Update]]
         coordinates = SPACES[space](updates)
         return coordinates.lift(rule(coordinates.stacks, **hyperparameters))
 
-    own = list(inspect.signature(method, follow_wrapped=False).parameters.values())[:2]
+    updates, space, *_ = inspect.signature(method, follow_wrapped=False).parameters.values()
     ruled = list(inspect.signature(rule).parameters.values())[1:]
+    own = [updates, space.replace(annotation=str)]  # `wraps` took the rule's annotations
     method.__signature__ = inspect.Signature([*own, *ruled])  # type: ignore[attr-defined]
     return method

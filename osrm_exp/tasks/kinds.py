@@ -8,7 +8,9 @@ record.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -86,23 +88,33 @@ def classes(labels: tuple[str, ...]) -> dict[str, int]:
     Where names are numbers themselves, as in a rating, they alone count.
     """
     names = {name: place for place, name in enumerate(labels)}
-    if any(name.lstrip("-").isdigit() for name in labels):
+    if any(re.fullmatch(r"[+-]?\d+(\.\d*)?", name) for name in labels):
         return names
     return {str(place): place for place in names.values()} | names
 
 
 def _class(task: Task, value: Any) -> int:
     labels = task.labels or ()
-    whole = isinstance(value, (bool, float)) and math.isfinite(value) and value == int(value)
-    try:
-        return classes(labels)[str(int(value) if whole else value)]
-    except KeyError:
-        places = "" if str(0) not in classes(labels) else f", numbered 0 to {len(labels) - 1}"
-        raise ValueError(f"none of its {len(labels)} labels {', '.join(labels)}{places}") from None
+    known = classes(labels)
+    for name in _spellings(value):
+        if name in known:
+            return known[name]
+    places = "" if "0" not in known else f", numbered 0 to {len(labels) - 1}"
+    raise ValueError(f"none of its {len(labels)} labels {', '.join(labels)}{places}")
+
+
+def _spellings(value: Any) -> Iterator[str]:
+    """How a value may be written as a label: a name goes before a place."""
+    yield str(value)
+    if isinstance(value, bool):
+        yield str(value).lower()
+    if isinstance(value, (bool, float)) and math.isfinite(value) and value == int(value):
+        yield str(int(value))
 
 
 def _value(_: Task, value: Any) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and -sys.float_info.max <= value <= sys.float_info.max:
         return float(value)
     raise ValueError("not a finite number, as a task without labels (a regression) needs")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from osrm_exp.tasks import mini
 from osrm_exp.tasks.prompts import Row
 
 Columns = dict[str, list[Any]]
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")  # 007 is a name
+LONGEST = 2**31 - 1  # characters of a field: the csv module stops at 131072
 
 
 def rows_of(task: Task, split: str) -> list[Row]:
@@ -47,6 +49,11 @@ def _row(task: Task, split: str, number: int, label: Any, texts: list[Any]) -> R
                 f"{where} {text!r} in the text column {column!r}, row {number} (from 0): "
                 "a text is a string"
             )
+        if not _is_unicode(text):
+            raise ValueError(
+                f"{where} half a character (a lone surrogate) in the text column {column!r}, row "
+                f"{number} (from 0): write the file as UTF-8 again"
+            )
     try:
         return Row(number, tuple(texts), task.kind.label(task, label))
     except ValueError as error:
@@ -54,6 +61,13 @@ def _row(task: Task, split: str, number: int, label: Any, texts: list[Any]) -> R
             f"{where} the label {label!r} in column {task.label!r}, row {number} (from 0), which "
             f"is {error}; dataset.tasks.{task.name}.drop=[…] leaves rows with a label out"
         ) from None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return bool(text.encode()) or text == ""
+    except UnicodeEncodeError:
+        return False
 
 
 def read(task: Task, split: str) -> Columns:
@@ -90,7 +104,7 @@ def read_files(folder: Path, split: str, label: str) -> Columns:
     for file in files_of(folder, split):
         try:
             columns = READERS[file.suffix](file)
-        except (OSError, ValueError, csv.Error) as error:  # Arrow's errors are ValueErrors
+        except (OSError, ValueError, RecursionError, csv.Error) as error:  # Arrow's are ValueErrors
             raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
         if whole and columns.keys() != whole.keys():
             raise ValueError(f"{file} has other columns than the shards before it")
@@ -130,14 +144,22 @@ def _check_whole(counts: dict[Path, int], folder: Path, split: str) -> None:
 def _parquet(file: Path) -> Columns:
     from pyarrow import parquet
 
-    return parquet.ParquetFile(file).read().to_pydict()
+    table = parquet.ParquetFile(file).read()
+    _check_once(table.column_names)
+    decimal = [c.name for c in table.schema if str(c.type).startswith("decimal")]
+    columns = table.to_pydict()
+    return columns | {
+        name: [None if one is None else float(one) for one in columns[name]] for name in decimal
+    }
 
 
 def _csv(file: Path) -> Columns:
+    csv.field_size_limit(LONGEST)
     with file.open(newline="", encoding="utf-8-sig") as lines:
         table = [row for row in csv.reader(lines, strict=True) if row]
     if not table:
         raise ValueError("it has no header")
+    _check_once(table[0])
     for number, row in enumerate(table[1:]):
         if len(row) != len(table[0]):
             raise ValueError(f"row {number} (from 0) has {len(row)} fields, not {len(table[0])}")
@@ -153,18 +175,28 @@ def _json_lines(file: Path) -> Columns:
 
 def _object(number: int, line: str) -> dict[str, Any]:
     try:
-        if isinstance(found := json.loads(line), dict):
+        if isinstance(found := json.loads(line, object_pairs_hook=_pairs), dict):
             return found
     except json.JSONDecodeError:
         pass
     raise ValueError(f"line {number} is no JSON object; JSON lines has one a line")
 
 
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_once([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _check_once(names: Sequence[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"it has two columns {twice[0]!r}, of which one would be lost")
+
+
 def _number(value: str) -> str | int | float:
     """A CSV file's label: a number where it reads as one, as the other formats would hold it."""
     if not NUMBER.fullmatch(value):
         return value
-    return int(value) if value.lstrip("+-").isdigit() else float(value)
+    return int(value) if value.lstrip("+-").isdigit() and len(value) < 300 else float(value)
 
 
 READERS: dict[str, Callable[[Path], Columns]] = {

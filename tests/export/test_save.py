@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from osrm_exp.export.save import save
-from osrm_exp.lora import LowRank
+from osrm_exp.lora import Dense, LowRank
 from osrm_exp.merging import merge
 
 IDS = torch.tensor([[3, 5, 7, 9, 11]])
@@ -107,6 +107,8 @@ def test_what_does_not_fit_leaves_nothing_behind(roberta, checkpoints, tmp_path)
     own = LowRank(torch.randn(1, 8), torch.randn(16, 1))
     (tmp_path / "there").mkdir()
     (tmp_path / "weights").mkdir()
+    large = LowRank(torch.ones(1, 32), torch.full((32, 1), 1e5))
+    half, meta = network(base).half(), network(base).to("meta")
     peft = get_peft_model(network(base), LoraConfig(target_modules=["query"]))
     for call, sentence in {
         lambda out: save(merged, out, base=checkpoints["llama"]): "no linear module roberta",
@@ -120,6 +122,16 @@ def test_what_does_not_fit_leaves_nothing_behind(roberta, checkpoints, tmp_path)
         lambda out: save({"lm_head": own}, out, base=tied): "tied to another module's",
         lambda out: save(merge("emr", adapters), out): "task",
         lambda out: save({}, out): "no update to write",
+        lambda out: save([merged], out): "merged is a list: give what merge returned",
+        lambda out: save(merged, out, base=7): "7 is not a checkpoint folder",
+        lambda out: save(merged, out, base=meta): "RobertaForSequenceClassification without w",
+        lambda out: save({first: own * torch.nan}, out): f"{first} holds NaN",
+        lambda out: save({first: Dense(torch.full((32, 32), torch.inf))}, out, base=base): "NaN",
+        lambda out: save({first: large}, out, base=half): "not finite in the base's torch.float16",
+        lambda out: save(merged, out, use_rslora=True): "use_rslora is not for you to set",
+        lambda out: save(merged, out, bias="all"): "bias is not for you to set",
+        lambda out: save(merged, out, r=3): "r is not for you to set",
+        lambda out: save(merged, out, tasktype="X"): "tasktype is not .* to give are task_type, ",
     }.items():
         with pytest.raises(ValueError, match=sentence) as caught:
             call(tmp_path / "out")

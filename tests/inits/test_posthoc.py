@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import tiny_models
 import torch
@@ -5,7 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import batch
 
 from osrm_exp import inits
-from osrm_exp.adapter import read_adapter
+from osrm_exp.adapter import read_adapter, write_adapter
 from osrm_exp.inits.posthoc import project, project_adapter
 from osrm_exp.lora import LowRank
 
@@ -100,3 +102,17 @@ def test_every_adapted_module_needs_its_rows(saved):
     start.popitem()
     with pytest.raises(ValueError, match=r"no A for .*\(1 modules\)"):
         project_adapter(folder / "trained", folder / "post", start, faithful=False)
+
+
+@pytest.mark.parametrize("config", [{"use_rslora": True}, {"lora_alpha": None, "r": None}])
+def test_the_release_forgets_the_scaling_that_peft_applies(tmp_path, config):
+    """An rsLoRA's, and that of a config that leaves `r` and `lora_alpha` at PEFT's defaults."""
+    A, B = torch.eye(8, 9), torch.randn(5, 8)
+    write_adapter(tmp_path / "in", {"q": LowRank(A, B)})
+    file = tmp_path / "in" / "adapter_config.json"
+    fields = {**json.loads(file.read_text()), "lora_alpha": 24, **config}
+    file.write_text(json.dumps({k: v for k, v in fields.items() if v is not None}))
+    scale = 24 / 8**0.5 if "use_rslora" in config else 1.0
+    project_adapter(tmp_path / "in", tmp_path / "out", {"q": A}, faithful=True)
+    delta = read_adapter(tmp_path / "out").updates["q"].delta
+    torch.testing.assert_close(delta, scale**2 * (B @ A))

@@ -42,6 +42,16 @@ def test_numbers_that_no_merge_is_right_in_are_refused(dtype):
         merging.average({"w": stack}, space="delta")
 
 
+def test_a_result_that_is_not_finite_is_refused_by_module():
+    """A sum of float16 updates is beyond float16, a scaling beyond float32."""
+    large = {"w": LowRank(torch.ones(2, 1, 3), torch.full((2, 4, 1), 6e4))}
+    halves = {"w": large["w"].to(torch.float16)}
+    with pytest.raises(ValueError, match=r"the merge of w is not finite in torch\.float16"):
+        dict(merging.task_arithmetic(halves, space="delta", scaling=3.0))
+    with pytest.raises(ValueError, match=r"the merge of w is not finite in torch\.float32"):
+        dict(merging.task_arithmetic(large, space="delta", scaling=1e38))
+
+
 METHODS = sorted(name for name in vars(merging) if hasattr(getattr(merging, name), "is_upheld"))
 
 

@@ -6,10 +6,13 @@ import math
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow
 import pytest
 from datasets import Dataset
+from pyarrow import parquet
 
 from osrm_exp.spec import Task
 from osrm_exp.tasks import rows
@@ -160,3 +163,56 @@ def test_what_is_odd_about_rows_is_said_in_a_few_words():
     assert not list(rows.doubts(of, {"train": [*train[:1], held[1]._replace(label=1)],
                                      "validation": [held[0]._replace(texts=("x",)),
                                                     Row(2, ("y",), 0)]}))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, text, fields, label",
+    [
+        ("train.csv", "text,label\na,007\n", {"labels": ("006", "007")}, 1),
+        ("train.csv", "text,label\na,1.0\n", {"labels": ("1.0", "2.0")}, 0),
+        ("train.jsonl", '{"text": "a", "label": 1.0}', {"labels": ("1.0", "2.0")}, 0),
+        ("train.jsonl", '{"text": "a", "label": 2.0}', {"labels": ("1", "2")}, 1),
+        ("train.jsonl", '{"text": "a", "label": true}', {"labels": ("true", "false")}, 0),
+        ("train.jsonl", '{"text": "a", "label": true}', {}, 1),
+        ("train.csv", f"text,label\n{'a ' * 99_999},1\n", {}, 1),
+    ],
+)
+def test_a_label_is_its_name_before_it_is_a_place(tmp_path, name, text, fields, label):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / name).write_text(text)
+    assert rows.rows_of(task(tmp_path, **fields), "train")[0].label == label
+
+
+def test_a_decimal_is_a_number(tmp_path):
+    column = {"text": ["a", "b"], "label": [Decimal("1.5"), Decimal("2.0")]}
+    (tmp_path / "t").mkdir()
+    parquet.write_table(pyarrow.table(column), tmp_path / "t" / "train.parquet")
+    found = rows.rows_of(task(tmp_path, labels=None), "train")
+    assert [row.label for row in found] == [1.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    "name, text, sentence",
+    [
+        ("train.csv", "text,text,label\na,b,0\n", "two columns 'text', of which"),
+        ("train.jsonl", '{"text": "a", "text": "b", "label": 1}', "two columns 'text'"),
+        ("train.jsonl", f'{{"text": "a", "label": {"9" * 400}}}', "label 9+ in column 'label'"),
+        ("train.csv", f"text,label\na,{'9' * 5000}\n", "label inf in column 'label', row 0"),
+        ("train.jsonl", f'{{"text": {"[" * 100_000}', "cannot be read: maximum recursion"),
+        ("train.jsonl", r'{"text": "\ud800", "label": 1}', "half a character .* 'text', row 0"),
+    ],
+)  # fmt: skip
+def test_what_would_be_lost_or_is_no_number_is_one_sentence(tmp_path, name, text, sentence):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / name).write_text(text)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        rows.rows_of(task(tmp_path, labels=None), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path):
+    table = pyarrow.Table.from_arrays([["a"], ["b"], [0]], names=["text", "text", "label"])
+    (tmp_path / "t").mkdir()
+    parquet.write_table(table, tmp_path / "t" / "train.parquet")
+    with pytest.raises(ValueError, match=r"train\.parquet cannot be read: it has two columns"):
+        rows.rows_of(task(tmp_path), "train")
