@@ -17,7 +17,7 @@ from torch import nn
 from osrm_exp.adapter import located, write_adapter
 from osrm_exp.export import shards
 from osrm_exp.lazy import Lazy
-from osrm_exp.lora import LowRank, Result, Update
+from osrm_exp.lora import LowRank, Result, Update, is_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -83,9 +83,8 @@ def _sound(merged: Mapping[str, Update]) -> Mapping[str, Update]:
 
     def checked(module: str) -> Update:
         update = merged[module]
-        for part in getattr(update, "parts", ()):
-            if part.is_meta or not part.isfinite().all():
-                raise ValueError(f"the update of {module} holds NaN, infinity or no numbers at all")
+        if not all(map(is_finite, getattr(update, "parts", ()))):
+            raise ValueError(f"the update of {module} holds NaN, infinity or no numbers at all")
         return update
 
     return Lazy(merged, checked)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from osrm_exp.lora import Result
+from osrm_exp.lora import Result, is_finite
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 OTHERS = ("config.json", "generation_config.json", "model.safetensors.index.json")
@@ -133,7 +133,7 @@ def check_finite(module: str, weight: Tensor) -> None:
     Raises:
         ValueError: it is beyond its dtype.
     """
-    if not weight.isfinite().all():
+    if not is_finite(weight):
         raise ValueError(
             f"{module} is not finite in the base's {weight.dtype}: load it in float32 and give the "
             "loaded model as base"

@@ -18,6 +18,7 @@ from osrm_exp.lora.linalg import RANK_CUT as RANK_CUT
 from osrm_exp.lora.linalg import SVD as SVD
 from osrm_exp.lora.linalg import basis as basis
 from osrm_exp.lora.linalg import frame as frame
+from osrm_exp.lora.linalg import is_finite as is_finite
 from osrm_exp.lora.linalg import qr as qr
 from osrm_exp.lora.linalg import svd as svd
 from osrm_exp.lora.low_rank import Lost as Lost

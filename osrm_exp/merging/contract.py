@@ -11,7 +11,7 @@ from torch import Tensor
 
 from osrm_exp.adapter import DTYPES
 from osrm_exp.lazy import Lazy
-from osrm_exp.lora import Dense, LowRank, Update
+from osrm_exp.lora import Dense, LowRank, Update, is_finite
 
 SYMMETRIC = 1e-4  # share of a gram's largest entry by which its triangles may differ
 Method = Callable[..., Mapping[str, Update]]
@@ -48,7 +48,7 @@ def _given_back(module: str, update: Update, dtype: torch.dtype) -> Update:
     if not isinstance(update, Update):
         return update  # whoever consumes it says what it should be
     update = update if update.dtype == dtype else update.to(dtype)
-    if isinstance(update, Stack) and not all(part.isfinite().all() for part in update.parts):
+    if isinstance(update, Stack) and not all(map(is_finite, update.parts)):
         raise ValueError(
             f"the merge of {module} is not finite in {dtype}: choose other settings of the method, "
             "or give it updates in float32"
@@ -73,7 +73,7 @@ def _check_finite(module: str, stack: LowRank | Dense) -> None:
             "bfloat16, float16 or float64"
         )
     for task, parts in enumerate(zip(*stack.parts), 1):
-        if not all(part.isfinite().all() for part in parts):
+        if not all(map(is_finite, parts)):
             raise ValueError(
                 f"the update of {module} of task {task} holds NaN or infinity: train it again, or "
                 "leave it out"
@@ -91,7 +91,7 @@ def checked(kind: str, module: str, given: Tensor, *expected: int) -> Tensor:
             f"the {kind} of {module} is {list(given.shape)}, expected {list(expected)}"
         )
     for task, values in enumerate(given, 1):
-        if not values.isfinite().all():
+        if not is_finite(values):
             raise ValueError(
                 f"the {kind} of {module} of task {task} holds NaN or infinity: collect it again"
             )

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import trange
 
 from osrm_exp.search.family import Tensors
+from osrm_exp.search.pieces import tensors_in
 from osrm_exp.search.problem import Found, Problem
 from osrm_exp.tasks.prompts import Batch
 
@@ -38,9 +39,12 @@ def adam(
         batches: a task and step.
         clamp: keep what is free within the family's limits as it is used (`forward`, where a number
             beyond them has no gradient any more) or after every step (`after`).
+
+    Raises:
+        ValueError: a family without a gradient, or a step that ended in no number.
     """
     names, limits = list(problem.family.start), problem.family.limits
-    free = {n: t.clone().requires_grad_() for n, t in problem.family.start.items()}
+    free = followed(problem)
     optimizer = torch.optim.Adam(free.values(), lr=lr)
     done = _restored(problem, free, optimizer)
     for step in trange(done, steps, initial=done, total=steps, desc="search", leave=False, delay=1):
@@ -63,6 +67,25 @@ def adam(
     if clamp == "forward" and limits:
         kept = {name: tensor.clamp(*limits) for name, tensor in kept.items()}
     return Found({}, kept, None)
+
+
+def followed(problem: Problem) -> Tensors:
+    """Where the family starts, with a gradient.
+
+    Raises:
+        ValueError: what it makes of its tensors is chosen, or computed from plain numbers.
+    """
+    start = problem.family.start
+    if start and all(tensor.is_floating_point() for tensor in start.values()):
+        free = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
+        updates, heads, _ = problem.family.outcome(problem.settings, free)
+        if any(one.requires_grad for part in (updates, heads) for one in tensors_in(part)):
+            return free
+    raise ValueError(
+        f"merge={problem.cell.names['merge']} has nothing that a gradient could move in "
+        f"{type(problem.family).__name__}: take an optimiser that compares scores (search=optuna, "
+        "cmaes)"
+    )
 
 
 def drawn(problem: Problem, step: int, size: int, count: int, index: int) -> Sequence[Batch]:

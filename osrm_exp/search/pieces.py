@@ -45,6 +45,21 @@ def read_by_head(
     return features.detach(), reads.ne(0).any(-1).to(features)
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor of an update, of modules, or of a container of them."""
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, nn.Module):
+        for module in value.modules():
+            yield from tensors_in({**vars(module), "_modules": None})
+    elif isinstance(value, (list, tuple, Mapping)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(one)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from tensors_in(getattr(value, field.name))
+
+
 def cut(update: Any, cuts: list[tuple[Tensor, Tensor]]) -> Any:
     """An update with leaves in the place of what was computed; `cuts` gets both."""
     leaves: dict[str, Any] = {}

@@ -10,13 +10,14 @@ from osrm_exp.adapter import read_adapter
 from osrm_exp.artifacts import Workshop
 from osrm_exp.artifacts.searched import outcome, read_told
 from osrm_exp.bench import Bench
+from osrm_exp.compose import cell_from
 from osrm_exp.export.files import export
 from osrm_exp.lora import LowRank, Result
 from osrm_exp.placing import applied
 from osrm_exp.search import prodistill
 from osrm_exp.search.history import History
 from osrm_exp.search.problem import Problem
-from osrm_exp.spec import Searched
+from osrm_exp.spec import FineTune, Searched
 from osrm_exp.store import Store
 from osrm_exp.tasks.kinds import logits
 
@@ -149,6 +150,26 @@ def outcome_of(cell, shop):
 
     folder = shop.store.get(needs.searched(cell), shop)
     return load_file(folder / "coefficients.safetensors")
+
+
+@pytest.mark.parametrize(
+    "merge, family",
+    [
+        ("adamerging_task", {"_target_": "osrm_exp.search.Fusion", "groups": 2}),
+        ("adamerging_task", {"_target_": "osrm_exp.search.Candidates"}),
+        ("ties_mergekit", {"weights": "weights", "grain": "update", "groups": 1}),
+    ],
+)
+def test_a_gradient_wants_something_that_it_can_move(configured, shop, monkeypatch, merge, family):
+    """Neither choices nor the numbers that a merge takes as its options: before training."""
+    monkeypatch.setattr(FineTune, "build", lambda *_: pytest.fail("trained"))
+    config = configured("roberta", *SHORT, f"merge={merge}")
+    learned = configured("roberta", "merge=adamerging_task")["merge"]["search"]
+    if "_target_" not in family:
+        family = {**learned["family"], **family}
+    config["merge"]["search"] = {**learned, "family": family}
+    with pytest.raises(ValueError, match=rf"merge={merge} has nothing that a gradient could move"):
+        pipeline.run(cell_from(config), shop.store)
 
 
 def test_the_order_of_tasks_permutes_coefficients(problem):
