@@ -60,10 +60,8 @@ def primaries(rows: pd.DataFrame, predictions: pd.DataFrame | None = None) -> pd
     alpha = level(rows)
     for raw, name in (("p", "p_holm"), ("p_equivalent", "p_equivalent_holm")):
         table[name] = multipletests(table[raw], method="holm")[1]
-    half = table.high - table.difference
-    table["sd"] = half * np.sqrt(table.seeds) / t.ppf(0.975, table.seeds - 1)
-    table["detectable"] = [_detectable(n, alpha) * sd for n, sd in zip(table.seeds, table.sd)]
-    table["verdict"] = [_verdict(line, alpha) for line in table.itertuples()]
+    table = powered(table, alpha)
+    table["verdict"] = [verdict(line, alpha) for line in table.itertuples()]
     return table
 
 
@@ -74,12 +72,15 @@ def _of(rows: pd.DataFrame, baseline: str, predictions: pd.DataFrame | None) -> 
     return table.sort_values("merge", key=lambda c: c.map(MERGES.index), kind="stable")
 
 
-def _detectable(seeds: int, alpha: float) -> float:
-    """In standard deviations."""
-    return float(np.squeeze(TTestPower().solve_power(nobs=seeds, alpha=alpha, power=POWER)))
+def powered(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Comparisons with their spread over seeds and the smallest difference that is seen."""
+    sd = (table.high - table.difference) * np.sqrt(table.seeds) / t.ppf(0.975, table.seeds - 1)
+    seen = [TTestPower().solve_power(nobs=n, alpha=alpha, power=POWER) for n in table.seeds]
+    return table.assign(sd=sd, detectable=np.ravel(seen) * sd)
 
 
-def _verdict(line: object, alpha: float) -> str:
+def verdict(line: object, alpha: float) -> str:
+    """A comparison's, by its corrected p values."""
     said = []
     if line.p_holm < alpha:
         said.append("supported" if line.difference > 0 else "refuted")
@@ -90,15 +91,17 @@ def _verdict(line: object, alpha: float) -> str:
 
 def hypotheses(table: pd.DataFrame) -> dict[str, str]:
     """The verdict on H1 and H2, by the plan's rule."""
-    found = {}
-    for base, name in BASELINES.items():
-        said = table[table.baseline == base].verdict
-        up, down = said.str.contains("supported").any(), said.str.contains("refuted").any()
-        same = said.str.contains("equivalent").all()
-        decided = [w for w, on in (("supported", up and not down), ("refuted", down and not up),
-                                   (f"equivalent within ±{DELTA:g}", same)) if on]  # fmt: skip
-        found[name] = ", ".join(decided) or "undecided"
-    return found
+    return {name: decided(table[table.baseline == base].verdict)
+            for base, name in BASELINES.items()}  # fmt: skip
+
+
+def decided(said: pd.Series) -> str:
+    """Of a hypothesis, from the verdicts on its comparisons."""
+    up, down = said.str.contains("supported").any(), said.str.contains("refuted").any()
+    same = said.str.contains("equivalent").all()
+    found = [w for w, on in (("supported", up and not down), ("refuted", down and not up),
+                             (f"equivalent within ±{DELTA:g}", same)) if on]  # fmt: skip
+    return ", ".join(found) or "undecided"
 
 
 def seeds(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,13 +7,10 @@ alone. Descriptions: no verdict hangs on them.
 from __future__ import annotations
 
 import analysis
-import numpy as np
 import pandas as pd
-from analysis import DELTA, HERE, MAIN, MERGES, POWER
+from analysis import DELTA, HERE, MAIN, MERGES, powered
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from scipy.stats import t
-from statsmodels.stats.power import TTestPower
 
 from osrm_exp.report.figures import PLAIN
 from osrm_exp.report.paired import differences, paired
@@ -22,6 +19,7 @@ from osrm_exp.report.rows import read_rows
 SECONDARY = HERE / "secondary"
 PAIRS = [("osrm", "gaussian"), ("osrm_released", "osrm"), ("contrastive", "osrm")]
 ARMS = [*analysis.ARMS, "gaussian", "osrm_released", "contrastive"]
+LEVEL = 0.05
 MARKS = ("<!-- begin: written by secondary.py -->", "<!-- end: secondary.py -->")
 
 
@@ -44,11 +42,7 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
         table = table.sort_values("merge", key=lambda c: c.map(MERGES.index), kind="stable")
         found.append(table.assign(comparison=f"{arm} − {baseline}"))
     table = pd.concat(found, ignore_index=True)
-    half = table.high - table.difference
-    table["sd"] = half * np.sqrt(table.seeds) / t.ppf(0.975, table.seeds - 1)
-    seen = [TTestPower().solve_power(nobs=n, alpha=0.05, power=POWER) for n in table.seeds]
-    table["detectable"] = np.ravel(seen) * table.sd
-    return table
+    return powered(table, LEVEL)
 
 
 def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -70,7 +64,7 @@ def page(rows: pd.DataFrame, table: pd.DataFrame) -> str:
     columns = {
         "comparison": "comparison", "merge": "merge", "difference": "points",
         "interval": "95 % interval", "p_equivalent": "p, within ±1", "sd": "SD over seeds",
-        "detectable": "seen at 80 % power, level 0.05",
+        "detectable": f"seen at 80 % power, level {LEVEL:g}",
     }  # fmt: skip
     lines = by_seed(rows).map(analysis.signed).reset_index()
     return "\n\n".join([
