@@ -100,3 +100,17 @@ def test_a_secondary_comparison_is_that_of_the_rows(arm, baseline, merge):
         rf"{arm} − {baseline} +\| {merge} +\| +{re.escape(f'{mean:+.1f}')} +\| {re.escape(shown)}"
     )
     assert re.search(said, PAGE)
+
+
+def test_the_map_of_heads_and_deltas_is_that_of_the_rows():
+    arms = ["kaiming", "orthonormal_tied", "osrm"]
+    rows = [*HEADLINES, *(row for row in rows_of("heads") if row["headline"])]
+    for deltas in arms:
+        cells = []
+        for heads in [*arms, "head_only"]:
+            own = "own" if heads == deltas else heads
+            found = [row["value"] for row in rows if row["merge"] == "regmean"
+                     and (row["init"], row["heads"]) == (deltas, own)]  # fmt: skip
+            assert len(found) == 50  # five tasks, ten seeds
+            cells.append(f"{100 * statistics.mean(found):.1f}")
+        assert re.search(rf"\| {deltas} +\| +" + r" \| +".join(cells) + r" \|", PAGE)
