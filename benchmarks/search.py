@@ -142,6 +142,48 @@ def in_turn(bare: Callable, searched: dict[str, Callable], count: int) -> dict[s
     }  # fmt: skip
 
 
+def candidates(bench: Bench, folders: ExitStack, count: int) -> dict[str, Any]:
+    """A candidate of two merges beside bare forward passes over the same rows."""
+    scalings = iter(range(10**9))
+
+    def candidate(grid: Problem) -> Callable[[], object]:
+        return lambda: grid.score({"scaling": next(scalings) / 1000})
+
+    def bare() -> None:
+        for index in range(len(bench.tasks)):
+            logits(bench.net, bench.batches(index, "tune"))
+
+    names = ("task_arithmetic", "ties")
+    grids = {n: candidate(problem_of(bench, scratch(folders), n)) for n in names}
+    return in_turn(bare, grids, count)
+
+
+def gradients(bench: Bench, folders: ExitStack, count: int, size: int) -> dict[str, Any]:
+    """A step of layer-wise AdaMerging beside a forward and a backward of one adapter."""
+    learned = problem_of(bench, scratch(folders), "task_arithmetic", searched=True)
+    free = {n: t.clone().requires_grad_() for n, t in learned.family.start.items()}
+    batches = {i: [rows.collate(rows.tune[:size])] for i, rows in enumerate(bench.data)}
+    alone = {name: stack.task(0) for name, stack in bench.updates.items()}
+    leaves = {
+        name: LowRank(one.A.clone().requires_grad_(), one.B.clone().requires_grad_())
+        for name, one in alone.items()
+    }
+
+    def trained() -> None:
+        for index, (batch,) in batches.items():
+            inputs = {k: v for k, v in batch.items() if k != "labels"}
+            with applied(bench.net, leaves, bench.heads[index]):
+                out = bench.net(**inputs).logits
+            classification.loss(out, batch["labels"]).backward()
+
+    step = {"adamerging": lambda: learned.gradient(free, batches.__getitem__)}
+    return in_turn(trained, step, count)
+
+
+def scratch(folders: ExitStack) -> str:
+    return folders.enter_context(tempfile.TemporaryDirectory())
+
+
 def main() -> None:
     """Prints the ratios as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -151,44 +193,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    net, modules, heads = network_of(options.model)
-    bench = bench_of(net, modules, heads, options)
+    bench = bench_of(*network_of(options.model), options)
     with ExitStack() as folders:
-
-        def problem(name: str, searched: bool = False) -> Problem:
-            folder = folders.enter_context(tempfile.TemporaryDirectory())
-            return problem_of(bench, folder, name, searched)
-
-        scalings = iter(range(10**9))
-
-        def candidate(grid: Problem) -> Callable[[], object]:
-            return lambda: grid.score({"scaling": next(scalings) / 1000})
-
-        def bare() -> None:
-            for index in range(options.tasks):
-                logits(net, bench.batches(index, "tune"))
-
-        grids = {name: candidate(problem(name)) for name in ("task_arithmetic", "ties")}
-        evaluated = in_turn(bare, grids, options.evaluations)
-        learned = problem("task_arithmetic", searched=True)
-        free = {n: t.clone().requires_grad_() for n, t in learned.family.start.items()}
-        batches = {i: [bench.data[i].collate(bench.data[i].tune[: options.batch])]
-                   for i in range(options.tasks)}  # fmt: skip
-        alone = {name: stack.task(0) for name, stack in bench.updates.items()}
-        leaves = {
-            name: LowRank(one.A.clone().requires_grad_(), one.B.clone().requires_grad_())
-            for name, one in alone.items()
-        }
-
-        def trained() -> None:  # one adapter on the same batches
-            for index, (batch,) in batches.items():
-                inputs = {k: v for k, v in batch.items() if k != "labels"}
-                with applied(net, leaves, bench.heads[index]):
-                    out = net(**inputs).logits
-                classification.loss(out, batch["labels"]).backward()
-
-        step = {"adamerging": lambda: learned.gradient(free, batches.__getitem__)}
-        stepped = in_turn(trained, step, options.steps)
+        evaluated = candidates(bench, folders, options.evaluations)
+        stepped = gradients(bench, folders, options.steps, options.batch)
     said = {"options": vars(options) | {"model": Path(options.model).name},
             "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}  # fmt: skip
     print(json.dumps({**said, "candidates": evaluated, "gradient": stepped}, indent=2))

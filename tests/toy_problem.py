@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
+from osrm_exp.search.family import Outcome
 from osrm_exp.search.history import History
 from osrm_exp.search.memory import Memory
 from osrm_exp.search.problem import Problem
@@ -60,7 +61,9 @@ class Slope(Toy):
         super().__init__(folder, {}, lambda _: 0.0, dies=dies)
         self.at = at
         start = {name: torch.zeros_like(tensor) for name, tensor in at.items()}
-        self.family = SimpleNamespace(start=start, limits=limits)
+        self.family = SimpleNamespace(
+            start=start, limits=limits, outcome=lambda _, tensors: Outcome(tensors)
+        )
 
     def gradient(self, tensors, draw):
         self.made += 1

@@ -1,9 +1,8 @@
 """Rules on the factors: A and B are combined apart, as PEFT, LoraHub and RobustMerge do.
 
-A result keeps the rank of one adapter, and it is not a combination of the deltas: the product of
-two sums holds every cross term `B_i A_j`. It also depends on how a delta is split into factors,
-which is why these rules are named for what they are and never stand in for their namesakes on
-deltas. PEFT's `cat` and `svd` are the exceptions: both act on the deltas.
+A result keeps the rank of one adapter, but it is no combination of the deltas: the product of two
+sums holds every cross term `B_i A_j`, and depends on how a delta is split into factors. So these
+rules never stand in for their namesakes on deltas; only PEFT's `cat` and `svd` act on deltas.
 """
 
 from __future__ import annotations
@@ -239,7 +238,7 @@ def _over_threshold(factors: Tensor, density: float) -> Tensor:
 
 
 def _lucky(factors: Tensor, density: float, generator: torch.Generator) -> Tensor:
-    # what `torch.bernoulli` draws in float32, in half its time
+    """What `torch.bernoulli` draws in float32, in half its time."""
     words = torch.empty(factors.shape, dtype=torch.int32).random_(generator=generator)
     kept = words.bitwise_and_(2**24 - 1) < _checked(density) * 2**24
     return factors * kept.to(factors) / density

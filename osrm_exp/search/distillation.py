@@ -48,20 +48,10 @@ def prodistill(
         ValueError: coefficients that several blocks share.
     """
     bench = problem.bench
-    blocks = blocks_of(bench.net, bench.updates)
     free = {name: tensor.clone() for name, tensor in problem.family.start.items()}
-    if not free or any(name not in bench.updates for name in free):
-        raise ValueError("prodistill learns block by block: take family.groups=module")
-    within = {module for block in blocks for module in block}
-    if outside := sorted(bench.updates.keys() - within):
-        raise ValueError(f"prodistill: {outside[0]} lies in no numbered block of the network")
-    data = [
-        [
-            {k: v.to(bench.net.device) for k, v in batch.items() if k != "labels"}
-            for batch in rows.batches(problem.split, batch_size, samples)
-        ]
-        for rows in bench.data
-    ]
+    blocks = _blocks(problem)
+    data = [_inputs(problem, rows, batch_size, samples) for rows in bench.data]
+    names = [task.name for task in problem.cell.tasks]
     free.update(problem.history.restored())
     done = len(problem.history.entries)  # one a block
     for number, block in enumerate(blocks[done:], done):
@@ -69,11 +59,31 @@ def prodistill(
         lost = _train(problem, free, block, data, epochs, lr)
         check_finite(problem, {name: free[name] for name in block}, number)
         seconds = round(time.perf_counter() - start, 4)
-        names = [task.name for task in problem.cell.tasks]
         entry = {"block": number, "tasks": dict(zip(names, lost)), "seconds": seconds}
         problem.history.append(entry)
         problem.history.save(free)
     return Found({}, free, None)
+
+
+def _blocks(problem: Problem) -> list[list[str]]:
+    """The adapted modules of every block, all of which have coefficients of their own."""
+    free, updates = problem.family.start, problem.bench.updates
+    if not free or any(name not in updates for name in free):
+        raise ValueError("prodistill learns block by block: take family.groups=module")
+    blocks = blocks_of(problem.bench.net, updates)
+    within = {module for block in blocks for module in block}
+    if outside := sorted(updates.keys() - within):
+        raise ValueError(f"prodistill: {outside[0]} lies in no numbered block of the network")
+    return blocks
+
+
+def _inputs(problem: Problem, rows: Any, size: int, samples: int) -> list[dict[str, Tensor]]:
+    """A task's batches without labels, where the network lies."""
+    device = problem.bench.net.device
+    return [
+        {key: value.to(device) for key, value in batch.items() if key != "labels"}
+        for batch in rows.batches(problem.split, size, samples)
+    ]
 
 
 def _train(

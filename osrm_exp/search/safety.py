@@ -41,8 +41,8 @@ def shares(
             f"objective.alignment={','.join(guards)} is all that can be judged: weight=1, or a "
             "suite with another task"
         )
-    own = {index: a / len(guarding) for index in guarding}
-    own |= {index: (1 - a) / len(working) for index in working}
+    own = dict.fromkeys(working, (1 - a) / max(1, len(working)))
+    own |= dict.fromkeys(guarding, a / len(guarding))
     counted = sum(share > 0 for share in own.values())
     return [counted * own.get(index, 0.0) for index in range(len(tasks))]
 
