@@ -17,7 +17,7 @@ from osrm_exp.merging.streams import Stream
 
 FEW = 2**20  # entries, over all tasks, that are collected as they are
 COLLECT = 2**24  # entries, over all tasks, that may be collected at all
-SAMPLE = range(2**16, 2**20)  # entries of a task that bracket a value: 1.6 % to 0.4 % lie inside
+SAMPLE = range(2**14, 2**20)  # entries of a task that bracket a value: 3 % to 0.4 % lie inside
 
 
 def kth_smallest(parts: list[Stream], k: int, least: float = -math.inf) -> Tensor:
