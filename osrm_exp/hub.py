@@ -41,6 +41,6 @@ def located(source: Path | str, files: Sequence[str] = ADAPTER) -> Path:
     return fetched(f"{source} is no folder here, and", load, "give a folder")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """An error's first line, or its kind where it has no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
