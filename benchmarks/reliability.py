@@ -33,10 +33,10 @@ from joblib import Parallel, delayed  # noqa: E402
 from joblib.externals.loky.backend.context import set_start_method  # noqa: E402
 
 from osrm_exp import artifacts, diagnostics, pipeline, signals  # noqa: E402, F401
-from osrm_exp.__main__ import _cell as finish  # noqa: E402
 from osrm_exp.artifacts import fine_tune  # noqa: E402, F401
 from osrm_exp.bench import rows_of  # noqa: E402
 from osrm_exp.compose import cell_from, configuration  # noqa: E402
+from osrm_exp.job import _cell as finish  # noqa: E402
 
 fork = multiprocessing.get_context("fork")
 

@@ -39,6 +39,7 @@ def told(folder: Path, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     status: dict[str, Any] = {"outcome": "running", "overrides": list(overrides)}
     status |= {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     status["run"] = os.environ.get(RUN)
+    (folder / "status.held").unlink(missing_ok=True)  # an attempt's that ended, perhaps elsewhere
     with Lock(folder / "status.held").held():
         _write(folder, status)
         status["outcome"] = "interrupted"

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from osrm_exp import hub
-from osrm_exp.__main__ import _cell
 from osrm_exp.artifacts import statistic
 from osrm_exp.compose import cell_from
+from osrm_exp.job import _cell
 from osrm_exp.needs import fine_tunes
 from osrm_exp.report.rows import read_rows, rows_file
 from osrm_exp.store import Store, lock, store

@@ -6,8 +6,8 @@ import sys
 import pandas as pd
 import pytest
 
-from osrm_exp.__main__ import _cell
 from osrm_exp.compose import configuration
+from osrm_exp.job import _cell
 from osrm_exp.loggers import public
 from osrm_exp.report.rows import read_rows
 from osrm_exp.report.scores import scores

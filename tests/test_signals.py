@@ -59,6 +59,20 @@ def test_a_signal_is_one_sentence_and_a_code(program, body, number, code, word):
     assert errors == f"\nosrm_exp: {word}; the same command continues\n"
 
 
+@pytest.mark.parametrize(("number", "code", "word"), CODES)
+def test_a_signal_is_heard_while_the_libraries_are_loaded(tmp_path, number, code, word):
+    (tmp_path / "hydra.py").write_text("import time; print('ready', flush=True); time.sleep(60)")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        [sys.executable, "-m", "osrm_exp"], env={**os.environ, "PYTHONPATH": path}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[1].startswith(f"\nosrm_exp: {word}; the same")
+    assert process.returncode == code
+
+
 def test_what_was_swallowed_is_noticed_before_the_next_cell(program):
     body = (
         "try: time.sleep(60)\n    except BaseException: pass\n    signals.check()\n    print('on')"

@@ -44,6 +44,16 @@ def run(folder, cell, started):
         time.sleep(60)
 
 
+def test_a_second_attempt_runs_whatever_machine_the_first_one_died_on(tmp_path):
+    held = tmp_path / "status.held"
+    held.write_text(json.dumps({"pid": 1, "host": "node7", "machine": "another", "since": 0.0}))
+    os.utime(held, (0, 0))
+    with status.told(tmp_path, ["merge=ties"]):
+        state, holder = status._of(tmp_path / "status.json")
+        assert state == "running" and f"process {os.getpid()} on " in holder
+    assert not held.exists()
+
+
 def test_every_cell_has_a_state_and_the_command_for_the_rest_is_printed(swept):
     cells, results, logs = swept
     done(cells[0], results, "0" * 16)

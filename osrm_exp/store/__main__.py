@@ -27,7 +27,8 @@ def verify(store: Path) -> int:
     checked, bad = 0, []
     for checked, item in enumerate(artifacts(store), 1):  # noqa: B007
         damage = manifest.damage(item.path, item.path.relative_to(store).as_posix())
-        bad += [Item(item.path, damage)] if damage else []
+        if damage and item.path.is_dir():  # or it went meanwhile
+            bad.append(Item(item.path, damage))
     for item in bad:
         print(f"{item.path}: {item.why}")
     print(f"{checked - len(bad)} of {checked} are whole; a run that needs another builds it again")
@@ -38,9 +39,8 @@ def gc(store: Path, results: list[Path], days: float, yes: bool) -> int:
     """What no result needs; removed with `yes`."""
     found = garbage(store, results, days)
     _table(found)
-    for item in found if yes else []:
-        item.remove()
-    print("they are removed" if yes else "nothing is removed: --yes does that")
+    removed = sum(item.remove() for item in found) if yes else 0
+    print(f"{removed} are removed" if yes else "nothing is removed: --yes does that")
     return 0
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +29,38 @@ class Item:
 
     @property
     def bytes(self) -> int:
-        return sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file())
+        """Size of what lies in it, without what goes while we count."""
+        total = 0
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += os.stat(os.path.join(folder, name)).st_size
+        return total
 
     @property
     def days(self) -> float:
-        """Age of what lies in it; renaming does not renew that."""
-        return (time.time() - self.path.stat().st_mtime) / 86400
+        """Age of what lies in it; renaming does not renew that. 0 where it is gone."""
+        with suppress(FileNotFoundError):
+            return (time.time() - self.path.stat().st_mtime) / 86400
+        return 0.0
 
-    def remove(self) -> None:
-        """Out of reach first, so that a kill leaves no half artifact in its place."""
+    def remove(self) -> bool:
+        """Out of reach first, so that a kill leaves no half artifact in its place.
+
+        False where another process has removed it, or is building there since we looked; no lock
+        is taken for it, which a full disk would refuse.
+        """
+        if not _idle(self.path):
+            return False
         gone = self.path.with_name(f".{self.path.name.lstrip('.')}.gone")
         shutil.rmtree(gone, ignore_errors=True)  # of a removal that was interrupted
-        self.path.rename(gone)
-        shutil.rmtree(gone)
+        try:
+            self.path.rename(gone)
+        except FileNotFoundError:
+            return False
+        with suppress(FileNotFoundError):  # another process may be at the same
+            shutil.rmtree(gone)
+        return True
 
 
 def artifacts(store: Path) -> Iterator[Item]:
@@ -62,8 +83,15 @@ def left_over(store: Path) -> Iterator[Item]:
     for path in sorted(store.glob("*/.*.gone")):
         yield Item(path, "its removal was interrupted")
     for path in sorted(store.glob("*/.*.scratch")):
-        if Lock(path.with_suffix(".held")).dead():
+        if _idle(path):
             yield Item(path, "its build was interrupted")
+
+
+def _idle(path: Path) -> bool:
+    """Whether nobody is building an artifact, which lies or once lay there."""
+    if path.name.startswith("."):
+        return Lock(path.with_suffix(".held")).dead()
+    return Lock(path.with_name(f".{path.name}.held")).dead()
 
 
 def garbage(store: Path, results: Iterable[Path], days: float) -> list[Item]:
@@ -75,7 +103,7 @@ def garbage(store: Path, results: Iterable[Path], days: float) -> list[Item]:
 
     Raises:
         ValueError: a folder without results, which would let everything go, or with damaged ones,
-            which do not say what they stand on.
+            which do not say what they stand on; a damaged manifest, which does not either.
     """
     named = set().union(*(_named(folder) for folder in results))
     items = {f"{i.path.parent.name}/{i.path.name}": i for i in artifacts(store)}
@@ -96,13 +124,19 @@ def _named(results: Path) -> set[str]:
 def _manifest(folder: Path) -> Mapping[str, Any]:
     try:
         return manifest.read(folder)
-    except ValueError:
-        return {"needs": [], "inputs": {}}
+    except ValueError as error:
+        return {"needs": [], "inputs": {}, "damage": str(error)}
 
 
 def _kept(found: Mapping[str, Mapping[str, Any]], named: set[str]) -> set[str]:
     direct = _direct(found, named)
     kept = _with_needs(direct, found)
+    for place in sorted(kept & found.keys()):
+        if why := found[place].get("damage"):
+            raise ValueError(
+                f"{place} stands behind a result and {why}, so what it needs is not known: a run "
+                "that uses it builds it again; without its folder, what only it needs may go"
+            )
     subjects = {_subject(found[place]) for place in kept & set(found)}
     kinds = {_kind(place) for place in direct}
     return kept | {

@@ -67,13 +67,14 @@ def damage(folder: Path, place: str) -> str | None:
     if found["place"] != place:
         return f"it is another one, {found['place']}"
     for name, signature in found["files"].items():
-        if not (folder / name).is_file():
+        try:
+            size = (folder / name).stat().st_size
+            if size != signature.get("bytes"):
+                return f"{name} has {size} bytes in place of {signature.get('bytes')}"
+            if _signature(folder / name) != signature:
+                return f"the checksum of {name} is not the one it was built with"
+        except (FileNotFoundError, IsADirectoryError):
             return f"{name} is missing"
-        size = (folder / name).stat().st_size
-        if size != signature.get("bytes"):
-            return f"{name} has {size} bytes in place of {signature.get('bytes')}"
-        if _signature(folder / name) != signature:
-            return f"the checksum of {name} is not the one it was built with"
     return None
 
 

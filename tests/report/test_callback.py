@@ -7,7 +7,7 @@ from errno import ENOSPC
 import pytest
 from omegaconf import OmegaConf
 
-from osrm_exp import __main__ as entry
+from osrm_exp import job as entry
 from osrm_exp.report.callback import Report, progress
 from osrm_exp.report.rows import rows_file, write_rows
 from osrm_exp.status import RUN

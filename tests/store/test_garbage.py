@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ from pydantic import Field
 
 from osrm_exp.record import Record
 from osrm_exp.report.rows import write_rows
-from osrm_exp.store import Store
+from osrm_exp.store import Store, manifest
+from osrm_exp.store.__main__ import verify
 from osrm_exp.store.garbage import artifacts, garbage
 from osrm_exp.store.lock import Lock
 
@@ -88,7 +90,7 @@ def test_gc_shows_what_goes_before_it_goes(filled, tmp_path):
     assert all(str(filled.folder(a)) in asked.stdout for a in UNUSED)
     assert len(list(artifacts(filled.root))) == 9
     done = command("gc", filled.root, tmp_path / "results", "--days", "0", "--yes")
-    assert done.returncode == 0 and "they are removed" in done.stdout
+    assert done.returncode == 0 and "\n4 are removed" in done.stdout
     assert {i.path for i in artifacts(filled.root)} == {filled.folder(a) for a in KEPT}
     assert not list(filled.root.rglob("*.gone"))
 
@@ -144,6 +146,45 @@ def test_a_build_that_runs_is_no_left_over(filled, tmp_path):
     with Lock(place.with_name(".alive.held")).held():
         found = garbage(filled.root, [tmp_path / "results"], days=0)
     assert [i.path.name for i in found if i.path.name[0] == "."] == [".dead.scratch"]
+
+
+def test_a_build_that_begins_after_the_look_is_spared(filled, tmp_path):
+    scratch = filled.folder(used).with_name(".dead.scratch")
+    scratch.mkdir()
+    found = garbage(filled.root, [tmp_path / "results"], days=0)
+    with Lock(scratch.with_name(".dead.held")).held():
+        removed = {item.path: item.remove() for item in found}
+    assert not removed.pop(scratch) and scratch.is_dir() and all(removed.values())
+
+
+def test_two_removals_at_once_are_one(filled, tmp_path):
+    one, two = (garbage(filled.root, [tmp_path / "results"], days=0) for _ in range(2))
+    assert [item.remove() for item in one] == [True] * 4
+    assert [(item.remove(), item.bytes, item.days) for item in two] == [(False, 0, 0.0)] * 4
+    assert {i.path for i in artifacts(filled.root)} == {filled.folder(a) for a in KEPT}
+
+
+def test_what_goes_while_it_is_verified_is_not_damaged(filled, monkeypatch, capsys):
+    damage = manifest.damage
+
+    def gone(folder, place):
+        if folder == filled.folder(unused):
+            shutil.rmtree(folder)
+        return damage(folder, place)
+
+    monkeypatch.setattr(manifest, "damage", gone)
+    assert verify(filled.root) == 0 and str(filled.folder(unused)) not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["altered", "cut short"])
+def test_gc_believes_no_damaged_manifest_of_what_stays(filled, tmp_path, how):
+    file = filled.folder(used) / "manifest.json"
+    found = json.loads(file.read_text()) | {"needs": []}
+    file.write_text(json.dumps(found) if how == "altered" else file.read_text()[:99])
+    asked = command("gc", filled.root, tmp_path / "results", "--days", "0", "--yes")
+    assert asked.returncode == 1 and "what it needs is not known" in asked.stderr
+    assert f"Adapter/{used.label}-{used.digest} stands behind a result" in asked.stderr
+    assert len(list(artifacts(filled.root))) == 9
 
 
 def test_ls_and_verify(filled):
