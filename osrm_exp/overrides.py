@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 STUDY = "hparams_search="  # proposes cells, and is no part of any
+PLACE = re.compile(r"""(?<![^=,:\[{'"])(?:~[\w-]*)?/[^'",\]}]+""")  # of this machine alone
+KEPT_BACK = re.compile(r"\(local [0-9a-f]{8}\)")
+ELSEWHERE = ("paths.results", "paths.logs")  # where a row lay says nothing about its cell
+TOKEN = re.compile(r"\b(?:hf_|ghp_|sk-)\w{8,}")
 
 
 def points(params: Mapping[str, Any] | None, overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -35,6 +41,35 @@ def readable(override: str) -> str:
     except HydraException:
         return f"{key}='" + value.replace("'", r"\'") + "'"
     return override
+
+
+def public(override: str) -> str:
+    """An override as a row keeps it: a place on this machine is a digest, which tells it from
+    another and says nothing else, and a token is gone."""
+
+    def digest(place: re.Match[str]) -> str:
+        return f"(local {hashlib.sha256(place[0].encode()).hexdigest()[:8]})"
+
+    return TOKEN.sub("(secret)", PLACE.sub(digest, override))
+
+
+def completed(kept: Sequence[str], added: Sequence[str]) -> list[str]:
+    """A row's overrides and those that are added, which say what was kept back.
+
+    Raises:
+        ValueError: they do not.
+    """
+    said = {*map(_key, added), *ELSEWHERE}
+    back = [one for one in kept if KEPT_BACK.search(one)]
+    if lacking := [f"{_key(one)}=…" for one in back if _key(one) not in said]:
+        raise ValueError(
+            f"rows keep no place of the machine that made them: add {' '.join(lacking)}"
+        )
+    return [*(one for one in kept if one not in back), *added]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
 
 
 def unswept(overrides: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from osrm_exp.artifacts.searched import outcome, read_history, read_told
 from osrm_exp.bench import Bench, rows_of
 from osrm_exp.identity import unpinned
 from osrm_exp.lora import Result
+from osrm_exp.overrides import public
 from osrm_exp.rehearsal import rehearse
 from osrm_exp.search import family
 from osrm_exp.spec import Cell, Merge, Searched, Task
@@ -120,7 +121,8 @@ def said_of(cell: Cell, merge: Merge) -> dict[str, Any]:
         "seed": cell.seed, "cell": cell.digest, "line": cell.line, "setup": cell.setup,
         "adapters": [one.digest for one in needs.fine_tunes(cell)],
         "inputs": inputs, "unpinned": sorted(set(filter(unpinned, named))),
-        "overrides": list(cell.overrides), "conf": searchpath.named(),
+        "overrides": [public(one) for one in cell.overrides],
+        "conf": [public(one) for one in searchpath.named()],
         "versions": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from osrm_exp import signals
 from osrm_exp.compose import cell_from, configuration
-from osrm_exp.overrides import STUDY
+from osrm_exp.overrides import STUDY, public
 from osrm_exp.report.rows import is_done, rows_file, rows_in
 from osrm_exp.report.sealed import in_place
 from osrm_exp.store.lock import Lock
@@ -70,9 +70,9 @@ def _done(results: Path) -> list[dict[str, Any]]:
 
 
 def _key(overrides: Iterable[str]) -> Overrides:
-    """What names a cell, wherever its files lie."""
+    """What names a cell, wherever its files lie: its overrides as a row keeps them."""
     apart = ("paths.", STUDY)
-    return tuple(sorted(o for o in overrides if not o.lstrip("+").startswith(apart)))
+    return tuple(sorted(public(o) for o in overrides if not o.lstrip("+").startswith(apart)))
 
 
 def _told(logs: Path) -> dict[Overrides, Path]:

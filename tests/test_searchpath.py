@@ -1,5 +1,6 @@
 """Configs from outside the package, wherever configs are read."""
 
+import json
 import os
 
 import pytest
@@ -8,6 +9,7 @@ from osrm_exp import pipeline, searchpath
 from osrm_exp.compose import cell_from
 from osrm_exp.export.files import cell_of
 from osrm_exp.merging.api import configured as method
+from osrm_exp.overrides import public
 from osrm_exp.report.rows import write_rows
 
 MINE = """\
@@ -49,10 +51,14 @@ def test_own_configs_compose_merge_and_are_remembered_in_rows(mine, configured, 
     assert "scaling" in method("ties").grid and "density" in method("ties").settings
     cell = cell_from(configured("roberta", "merge=mine"))
     row = pipeline.said_of(cell, cell.merge)
-    assert row["conf"] == [str(mine)] and row["settings"] == {"scaling": 0.7}
+    assert row["conf"] == [public(str(mine))] and str(tmp_path.parent) not in json.dumps(row)
+    assert row["settings"] == {"scaling": 0.7}
     file = write_rows(tmp_path, cell.digest, [row])
+    added = [one for one in cell.overrides if "path" in one]
+    assert cell_of(file, added)[0].digest == cell.digest  # as export does
     os.environ[searchpath.VARIABLE] = ""
-    assert cell_of(file, [])[0] == cell  # as export does
+    with pytest.raises(ValueError, match=f"{searchpath.VARIABLE}=DIR names their folder"):
+        cell_of(file, added)
 
 
 def test_a_package_can_be_named(monkeypatch):

@@ -3,8 +3,9 @@
     python -m osrm_exp.export results/EXPERIMENT/rows/CELL.jsonl OUT [--rank 16] [--merged]
         [--task NAME] [paths.store=DIR model.path=DIR …]
 
-The rows hold the overrides that compose their cell again; what follows OUT is added to them. The
-adapters are taken from the store, the merge is repeated, and nothing is ever trained.
+The rows hold the overrides that compose their cell again, but for absolute paths, which say where
+something lay on one machine; what follows OUT is added to them. The adapters are taken from the
+store, the merge is repeated, and nothing is ever trained.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from osrm_exp.export.network import fold
 from osrm_exp.export.save import low_rank, whole
 from osrm_exp.lora import Result
 from osrm_exp.model import heads_of, load_backbone, load_tokenizer
+from osrm_exp.overrides import KEPT_BACK, completed, public
 from osrm_exp.report.rows import rows_in
 from osrm_exp.spec import Cell, Task
 from osrm_exp.store import Store
@@ -196,8 +198,8 @@ def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, Sequence[Row], Work
         ValueError: not a file of rows, or one whose cell the configs of today do not compose.
     """
     rows = rows_in(file)
-    searchpath.name(rows[0].get("conf", []))
-    config = configuration([*rows[0]["overrides"], *added])
+    _name(rows[0].get("conf", []))
+    config = configuration(completed(rows[0]["overrides"], added))
     cell, digest = cell_from(config), rows[0]["cell"]
     if cell.digest != digest:
         raise ValueError(
@@ -205,6 +207,17 @@ def cell_of(file: Path, added: Sequence[str]) -> tuple[Cell, Sequence[Row], Work
             "the configs, the data or the checkpoint have changed: run the cell again"
         )
     return cell, rows, Workshop(Store(config["paths"]["store"]), **config["trainer"])
+
+
+def _name(folders: Sequence[str]) -> None:
+    """Names the folders of configs that a row remembers."""
+    more = set(folders) - set(map(public, searchpath.named()))
+    if any(map(KEPT_BACK.search, more)):
+        raise ValueError(
+            "the cell has configs of its own, and rows keep no place of the machine that made "
+            f"them: {searchpath.VARIABLE}=DIR names their folder"
+        )
+    searchpath.name(one for one in folders if one in more)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -317,10 +317,16 @@ def written(cell, shop, tmp_path):
     return chosen, write_rows(tmp_path / "results", chosen.digest, pipeline.run(chosen, shop).rows)
 
 
+def places(chosen, shop):
+    """What rows do not keep."""
+    there = [one for one in chosen.overrides if one.startswith(("model.path", "dataset.path"))]
+    return [*there, f"paths.store={shop.store.root}"]
+
+
 def test_one_command_does_it_from_a_cell(written, shop, tmp_path):
     chosen, file = written
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "osrm_exp.export", file, out, f"paths.store={shop.store.root}"]
+    command = [sys.executable, "-m", "osrm_exp.export", file, out, *places(chosen, shop)]
     answer = subprocess.run([*command, "--task", "cola"], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == str(out)
@@ -333,16 +339,20 @@ def test_one_command_does_it_from_a_cell(written, shop, tmp_path):
 
 def test_rows_compose_their_cell_or_say_why_not(written, shop, tmp_path, monkeypatch):
     chosen, file = written
-    store = f"paths.store={shop.store.root}"
-    found, rows, workshop = export.cell_of(file, [store])
+    there = places(chosen, shop)
+    found, rows, workshop = export.cell_of(file, there)
     assert found.digest == chosen.digest and len(rows) > 3
     assert workshop.store.root == shop.store.root
     with pytest.raises(ValueError, match=f"is of the cell {chosen.digest}.*run the cell again"):
-        export.cell_of(file, [store, "seed=3"])
+        export.cell_of(file, [*there, "seed=3"])
     (tmp_path / "empty.jsonl").write_text("")
     for other in (tmp_path / "nothing.jsonl", tmp_path / "empty.jsonl"):
         with pytest.raises(ValueError, match=r"is not a file of rows|empty\.jsonl is damaged"):
-            export.cell_of(other, [store])
+            export.cell_of(other, there)
+    with pytest.raises(ValueError, match=r"made them: add model\.path=… dataset\.path=…$"):
+        export.cell_of(file, there[-1:])
     monkeypatch.setattr(FineTune, "build", lambda *_: pytest.fail("trained"))
     with pytest.raises(SystemExit, match="holds no adapter"):
-        export.main([str(file), str(tmp_path / "out"), f"paths.store={tmp_path / 'void'}"])
+        export.main(
+            [str(file), str(tmp_path / "out"), *there[:-1], f"paths.store={tmp_path / 'void'}"]
+        )
