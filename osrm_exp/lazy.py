@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Other = TypeVar("Other")
 
 
 class Lazy(Mapping[str, Item]):
@@ -24,3 +25,9 @@ class Lazy(Mapping[str, Item]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def each(change: Callable[[str, Item], Other], items: Mapping[str, Item]) -> Lazy[Other]:
+    """`change(name, item)` of every item, computed as the items are."""
+    compute = items._compute if isinstance(items, Lazy) else items.__getitem__
+    return Lazy(items, lambda name: change(name, compute(name)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from osrm_exp import CONF
+from osrm_exp.overrides import public
 from osrm_exp.report.rows import read_rows
 
 
@@ -66,7 +67,7 @@ def test_cells_side_by_side_build_what_all_need_once_and_find_own_configs(comman
     one, two = (read_rows(tmp_path / folder) for folder in ("alone", "results"))
     two = two[two["merge"] == "mine"]
     assert one.value.tolist() == pytest.approx(two.value.tolist(), abs=1e-6)
-    assert two.conf.tolist() == [[own[1]]] * len(two)
+    assert two.conf.tolist() == [[public(own[1])]] * len(two)
 
 
 def test_a_killed_run_is_finished_by_the_same_command(command, tmp_path):

@@ -16,7 +16,7 @@ from torch import nn
 
 from osrm_exp.adapter import located, write_adapter
 from osrm_exp.export import shards
-from osrm_exp.lazy import Lazy
+from osrm_exp.lazy import each
 from osrm_exp.lora import LowRank, Result, Update, is_finite
 
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ def _sound(merged: Mapping[str, Update]) -> Mapping[str, Update]:
     if not isinstance(merged, Mapping):
         raise ValueError(f"merged is a {type(merged).__name__}: give what merge returned")
 
-    def checked(module: str) -> Update:
-        update = merged[module]
-        if not all(map(is_finite, getattr(update, "parts", ()))):
+    def checked(module: str, update: Update) -> Update:
+        parts = getattr(update, "parts", ())
+        if any(part.is_meta for part in parts) or not all(map(is_finite, parts)):
             raise ValueError(f"the update of {module} holds NaN, infinity or no numbers at all")
         return update
 
-    return Lazy(merged, checked)
+    return each(checked, merged)
 
 
 @contextmanager

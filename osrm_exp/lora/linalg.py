@@ -20,8 +20,6 @@ class SVD(NamedTuple):
 
 def is_finite(part: Tensor) -> bool:
     """Whether all numbers are; fourteen times faster than torch's own test of every entry."""
-    if part.is_meta:
-        return False
     return not part.numel() or all(bound.isfinite() for bound in part.aminmax())
 
 

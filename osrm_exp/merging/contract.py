@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from osrm_exp.adapter import DTYPES
-from osrm_exp.lazy import Lazy
+from osrm_exp.lazy import each
 from osrm_exp.lora import Dense, LowRank, Update, is_finite
 
 SYMMETRIC = 1e-4  # share of a gram's largest entry by which its triangles may differ
@@ -36,9 +36,7 @@ def upheld(method: Method) -> Method:
             _check_finite(module, stack)
         precise = {module: _promoted(stack) for module, stack in updates.items()}
         merged = method(precise, *args, **keywords)
-        return Lazy(
-            merged, lambda module: _given_back(module, merged[module], updates[module].dtype)
-        )
+        return each(lambda module, one: _given_back(module, one, updates[module].dtype), merged)
 
     held.is_upheld = True  # type: ignore[attr-defined]
     return held

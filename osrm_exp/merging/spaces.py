@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from osrm_exp import lora
-from osrm_exp.lazy import Lazy
+from osrm_exp.lazy import Lazy, each
 from osrm_exp.lora import Dense, LowRank, Update
 
 ROUNDING = 1e-12  # share of a task's norm below which a float64 coordinate is rounding
@@ -50,7 +50,7 @@ def knots(updates: Mapping[str, LowRank]) -> Coordinates:
         stacks[module] = LowRank(update.A, coordinates.to(update.B), update.ranks)
         bases[module] = U.to(update.B)
 
-    return Coordinates(stacks, lambda merged: _each(lambda m, Z: Z.lifted(bases[m]), merged))
+    return Coordinates(stacks, lambda merged: each(lambda m, Z: Z.lifted(bases[m]), merged))
 
 
 def _left_singular(update: LowRank) -> Tensor:
@@ -71,7 +71,7 @@ def core(updates: Mapping[str, LowRank]) -> Coordinates:
         U, C, V = lora.cores(update)
         C = _without_rounding(C).to(update.A)
         stacks[module], bases[module] = Dense(C), lora.Cores(U.to(C), C, V.to(C))
-    return Coordinates(stacks, lambda merged: _each(lambda m, C: bases[m].lift(C.delta), merged))
+    return Coordinates(stacks, lambda merged: each(lambda m, C: bases[m].lift(C.delta), merged))
 
 
 def core_balanced(updates: Mapping[str, LowRank]) -> Coordinates:
@@ -114,10 +114,6 @@ def _without_rounding(coordinates: Tensor) -> Tensor:
     """
     floor = ROUNDING * torch.linalg.matrix_norm(coordinates, keepdim=True)
     return coordinates.masked_fill(coordinates.abs() <= floor, 0)
-
-
-def _each(lift: Callable[[str, LowRank | Dense], Update], merged: Merged) -> Lazy[Update]:
-    return Lazy(merged, lambda module: lift(module, merged[module]))
 
 
 SPACES = {space.__name__: space for space in (delta, knots, core, core_balanced, factors)}
