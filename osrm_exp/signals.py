@@ -61,15 +61,41 @@ def listen() -> None:
         return
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    if first:
-        _watch_parent()
+    if first and (parent := multiprocessing.parent_process()) is not None:
+        _watch(parent.pid)
 
 
 def leave_to_parent() -> None:
     """A process whose parent hears every signal, and ends it; it ends too if the parent is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    _watch_parent()
+    parent = multiprocessing.parent_process()
+    _watch(os.getppid() if parent is None else parent.pid)
+
+
+def step_aside() -> None:
+    """What follows runs in a process of its own; this one hears the signals and ends as it does.
+
+    For a library that cannot be interrupted at every moment, or hears signals itself.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    both = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, both)
+    child = os.fork()
+    os.setpgid(child, child)  # what a terminal or a scheduler sends to the group is not for it
+    if not child:
+        leave_to_parent()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+        return
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except Stopped:
+        os.killpg(child, signal.SIGKILL)  # with whatever it started
+        os.waitpid(child, 0)
+        raise
+    os._exit(code if code >= 0 else 128 - code)  # what is left to do was done there
 
 
 def check() -> None:
@@ -102,10 +128,9 @@ def _overhear() -> None:
     signal.signal(signal.SIGTERM, hear)
 
 
-def _watch_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:
-        Thread(target=_follow, args=(parent.pid,), daemon=True).start()
+def _watch(parent: int | None) -> None:
+    if parent is not None:
+        Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
 def _stop(number: int, _frame: object) -> None:

@@ -1,12 +1,11 @@
-"""Ray is started here, and its launcher takes what runs.
+"""Ray is started here, in a process of its own, and its launcher takes what runs.
 
-As Ray starts it hears SIGTERM itself, and then it aborts: the signals are taken back. And the
-launcher sets the size of an object store, which Ray refuses where it joins a cluster that runs.
+Ray hears SIGTERM itself, and neither signal may come while it starts: it aborts. And the launcher
+sets the size of an object store, which Ray refuses where it joins a cluster that runs.
 """
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -21,13 +20,10 @@ class Start(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Starts Ray, or joins a cluster."""
+        signals.step_aside()
         import ray
 
         try:
             ray.init(**plain(config.hydra.launcher.ray.init))
-        except SystemExit:  # what Ray's own handler answers to SIGTERM
-            raise signals.Stopped(signal.SIGTERM) from None
         except Exception:  # the launcher tries again, and what it hears is told
             return
-        finally:
-            signals.listen()
