@@ -97,21 +97,49 @@ def _told(cells: pd.DataFrame, column: str) -> pd.Series:
     return cells[column] if column in cells else pd.Series(None, cells.index, dtype=object)
 
 
+def labels(found: pd.DataFrame) -> pd.Series:
+    """Of every score its merge, with what tells it from other lines of that merge in its setup."""
+    cells = found.drop_duplicates(LINE).set_index(LINE)
+    words = parts(cells) + cells.output.map(lambda output: [output])
+    references = cells["merge"].isin(ORDER)  # are alike but for their heads
+    words[references] = words[references].map(lambda own: [w for w in own if w.startswith("heads")])
+    own = apart(words, [cells.index.get_level_values("setup"), cells["merge"]])
+    names = (cells["merge"] + " " + own).str.strip().rename("label")
+    return found[LINE].join(names, on=LINE).label
+
+
+def parts(cells: pd.DataFrame) -> pd.Series:
+    """What makes a line of a merge, but for what was chosen: `["(knots)", "scaling=0.3", …]`."""
+    given = [
+        [text({name: value}) for name, value in settings.items() if name not in chosen]
+        for settings, chosen in zip(cells.settings, cells.chosen)
+    ]
+    lists = [
+        [f"({space})", *own, *search.split(), f"heads={heads}"]
+        for space, own, search, heads in zip(cells.space, given, _searches(cells), cells["heads"])
+    ]
+    return pd.Series([[w for w in own if w] for own in lists], cells.index, dtype=object)
+
+
+def apart(words: pd.Series, keys: list[Any]) -> pd.Series:
+    """Of every list of words those that not all lists of its group have, as text."""
+    shared = {key: set.intersection(*map(set, of)) for key, of in words.groupby(keys)}
+    own = [" ".join(w for w in one if w not in shared[k]) for one, k in zip(words, zip(*keys))]
+    return pd.Series(own, words.index, dtype=object)
+
+
 def _searches(cells: pd.DataFrame) -> pd.Series:
     """The names of searches, and what was set for some of a merge's alone: `cmaes loss rows=8`."""
     names = _told(cells, "search").map(lambda said: said["name"] if isinstance(said, dict) else "")
-    typed = _told(cells, "overrides").map(_typed)
-    keys = [cells["merge"], names]
-    shared = {key: set.intersection(*of) for key, of in typed.groupby(keys)}
-    own = [" ".join(sorted(one - shared[key])) for one, key in zip(typed, zip(*keys))]
-    return names.where(names == "", names + " " + pd.Series(own, cells.index)).str.strip()
+    own = apart(_told(cells, "overrides").map(_typed), [cells["merge"], names])
+    return names.where(names == "", names + " " + own).str.strip()
 
 
-def _typed(overrides: Any) -> set[str]:
+def _typed(overrides: Any) -> list[str]:
     """Settings of a search among overrides, by the names that they have in it."""
     typed = overrides if isinstance(overrides, list) else []
     found = (re.fullmatch(r"\+*(?:merge\.)?search\.(.+)", one) for one in typed)
-    return {match[1] for match in found if match}
+    return sorted({match[1] for match in found if match})
 
 
 def _data(said: Any) -> str:
