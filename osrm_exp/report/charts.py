@@ -43,7 +43,7 @@ def charts(found: pd.DataFrame, searches: pd.DataFrame, diagnostics: pd.DataFram
         costs = found.groupby("cell").merge_seconds.first()
         timed = averages.assign(seconds=averages.cell.map(costs))
         timed = timed[~timed["merge"].isin(ORDER)]
-        chart = _scatter(timed, x="seconds", color="merge", hover=["init", "seed"])
+        chart = _scatter(timed, x="seconds", color="merge", hover=["init", "seed"], log=True)
         yield "Average against cost", "Seconds of one merge.", chart
 
 
@@ -66,7 +66,9 @@ def _html(figure: Figure) -> str:
     return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
 
 
-def _scatter(table: pd.DataFrame, *, x: str, color: str, hover: list[str]) -> str:
+def _scatter(
+    table: pd.DataFrame, *, x: str, color: str, hover: list[str], log: bool = False
+) -> str:
     figure = Figure(layout=_layout())
     for place, name in enumerate(sorted(table[color].unique(), key=natural)):
         group = table[table[color] == name]
@@ -76,7 +78,8 @@ def _scatter(table: pd.DataFrame, *, x: str, color: str, hover: list[str]) -> st
             marker={"size": 9, "color": COLORS[place % len(COLORS)]},
         )  # fmt: skip
     room = [table.average.min() - 2, table.average.max() + 2]
-    figure.update_layout(xaxis_title=x, scattermode="group")
+    figure.update_layout(xaxis_title=x, scattermode="group", showlegend=True)
+    figure.update_xaxes(type="log" if log else None)
     return _html(figure.update_yaxes(title="average, percent", range=room))
 
 
