@@ -21,13 +21,15 @@ from osrm_exp.report.captions import caption
 from osrm_exp.report.frame import ORDER, SUMMARY, lines
 from osrm_exp.report.rows import read_rows
 from osrm_exp.report.scores import scores
-from osrm_exp.report.tables import best, footnote, score_columns, shown, title
+from osrm_exp.report.tables import best, emphasis, footnote, score_columns, shown, title
+from osrm_exp.status import unfinished
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1280px; padding: 1.5em;
        color: #1a1a1a; background: #fff; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2em; }
 .note { color: #555; max-width: 62em; }
+pre { white-space: pre-wrap; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; }
 th, td { padding: 3px 9px; text-align: left; white-space: nowrap; }
@@ -57,6 +59,7 @@ def write_dashboard(results: Path | str) -> Path:
     name = html.escape(title(results, found))
     parts = [f"<h1>{name}</h1><p class=note>{html.escape(caption(found))}</p>"]
     parts.append(f"<h2>Merged against single</h2>{_table(found, searches)}")
+    parts.append(_lacking(results))
     diagnostics = read_rows(results, "diagnostics")
     for head, note, chart in charts(found, searches, diagnostics):
         parts.append(f"<h2>{html.escape(head)}</h2><p class=note>{html.escape(note)}</p>{chart}")
@@ -66,6 +69,16 @@ def write_dashboard(results: Path | str) -> Path:
         f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>\n"
     )
     return page
+
+
+def _lacking(results: Path) -> str:
+    """What the sweep has not done, failed cells with their reasons; the page may go anywhere."""
+    if not (said := unfinished(results)):
+        return ""
+    from osrm_exp.loggers import public  # lightning: seconds to import
+
+    lines = public(said.replace(str(results), results.name).splitlines())
+    return f"<h2>Not complete</h2><pre class=note>{html.escape(chr(10).join(lines))}</pre>"
 
 
 def send(results: Path | str, *, project: str, entity: str | None = None) -> list[str]:
@@ -120,7 +133,7 @@ def _table(found: pd.DataFrame, searches: pd.DataFrame) -> str:
         classes = [kinds[c][i] if c in kinds else "" for c in text]
         kind = " class=reference" if table.at[i, "merge"] in ORDER else ""
         body.append(f"<tr{kind}>{_cells(classes, text.loc[i])}</tr>")
-    note = html.escape(footnote(found, text, notes))
+    note = html.escape(footnote(found, text, notes) + emphasis(table))
     return (
         f"<div class=wide><table><tr>{head}</tr>{''.join(body)}</table></div><p class=note>{note}"
     )

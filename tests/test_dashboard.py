@@ -55,9 +55,20 @@ def test_the_page_needs_no_network_and_holds_everything(page):
     text = page.read_text()
     assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", text)
     assert "<title>x-a&lt;b</title>" in text and "<h1>x-a&lt;b</h1>" in text
-    assert "<td class='number best'>60.0" in text
+    assert "<td class='number best'>60.0" in text and "Bold: the best merge" in text
     assert [t for t in re.findall(r"<h2>(.*?)</h2>", text)] == ["Merged against single", *TITLES]
     assert "Protocol clean: coefficients chosen on tune" in text
+
+
+def test_what_a_sweep_lacks_is_on_the_page_without_a_place_of_this_machine(page, monkeypatch):
+    said = f"{page.parent}: 2 cells: 1 ok, 1 failed\n  failed  merge=ties: no <rows> in /home/me/x"
+    monkeypatch.setattr("osrm_exp.dashboard.unfinished", lambda results: said)
+    text = write_dashboard(page.parent).read_text()
+    lacking = text.partition("<h2>Not complete</h2>")[2].partition("</pre>")[0]
+    assert "a&lt;b: 2 cells: 1 ok, 1 failed" in lacking
+    assert "merge=ties: no &lt;rows&gt; in (local)" in lacking and "/home/me" not in text
+    monkeypatch.undo()
+    assert "Not complete" not in write_dashboard(page.parent).read_text()
 
 
 def test_a_browser_draws_every_chart(page, tmp_path):

@@ -7,6 +7,11 @@ import pandas as pd
 from osrm_exp.report.scores import CORRELATIONS, EDGE, MARKS
 
 LOST = "lost: points below the cell's own experts, one adapter a task."
+NO_EXPERT = "lost is left out: it needs individual rows of the same adapters."
+BOLD = (
+    "Bold: the best merge with one result for all tasks, within a setup and its heads, of those "
+    "with the most seeds."
+)
 RECOVERED = (
     "recovered: (merged − pretrained) / (individual − pretrained) of the averages, in percent, "
     "where the denominator exceeds twice its standard error."

@@ -11,7 +11,7 @@ from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from osrm_exp.report.curves import coefficient_curves, sweep_curves
-from osrm_exp.report.frame import ORDER, natural, text
+from osrm_exp.report.frame import ORDER, labels, natural, text
 
 COLORS = qualitative.D3
 Charts = Iterator[tuple[str, str, str]]
@@ -24,10 +24,9 @@ def charts(found: pd.DataFrame, searches: pd.DataFrame, diagnostics: pd.DataFram
         "Average by merge", "Every cell is a point.",
         _scatter(averages, x="merge", color="init", hover=["seed", "settings"]),
     )  # fmt: skip
-    yield (
-        "Task by task", "Means over seeds. Click on a merge in the legend to hide it.",
-        _bars(found),
-    )  # fmt: skip
+    for setup, group in found.groupby("setup", sort=False):
+        title = "Task by task" + (f", setup {setup}" if found.setup.nunique() > 1 else "")
+        yield title, "Means over seeds. Click on a merge in the legend to hide it.", _bars(group)
     for source, curves in {
         "tried": coefficient_curves(found, searches), "swept": sweep_curves(found)
     }.items():  # fmt: skip
@@ -44,7 +43,7 @@ def charts(found: pd.DataFrame, searches: pd.DataFrame, diagnostics: pd.DataFram
         costs = found.groupby("cell").merge_seconds.first()
         timed = averages.assign(seconds=averages.cell.map(costs))
         timed = timed[~timed["merge"].isin(ORDER)]
-        chart = _scatter(timed, x="seconds", color="merge", hover=["init", "seed"])
+        chart = _scatter(timed, x="seconds", color="merge", hover=["init", "seed"], log=True)
         yield "Average against cost", "Seconds of one merge.", chart
 
 
@@ -67,29 +66,34 @@ def _html(figure: Figure) -> str:
     return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
 
 
-def _scatter(table: pd.DataFrame, *, x: str, color: str, hover: list[str]) -> str:
+def _scatter(
+    table: pd.DataFrame, *, x: str, color: str, hover: list[str], log: bool = False
+) -> str:
     figure = Figure(layout=_layout())
-    for name in sorted(table[color].unique(), key=natural):
+    for place, name in enumerate(sorted(table[color].unique(), key=natural)):
         group = table[table[color] == name]
         said = group[hover].astype(str).agg(", ".join, axis=1)
         figure.add_scatter(
-            x=group[x], y=group.average, text=said, name=name, mode="markers", marker={"size": 9}
-        )
+            x=group[x], y=group.average, text=said, name=name, mode="markers",
+            marker={"size": 9, "color": COLORS[place % len(COLORS)]},
+        )  # fmt: skip
     room = [table.average.min() - 2, table.average.max() + 2]
-    figure.update_layout(xaxis_title=x, scattermode="group")
+    figure.update_layout(xaxis_title=x, scattermode="group", showlegend=True)
+    figure.update_xaxes(type="log" if log else None)
     return _html(figure.update_yaxes(title="average, percent", range=room))
 
 
 def _bars(found: pd.DataFrame) -> str:
     inits = sorted(found.init.unique(), key=natural)
     figure = make_subplots(len(inits), 1, shared_xaxes=True, subplot_titles=inits)
-    merges = [m for m in found["merge"].unique() if m not in ORDER]
+    found = found.assign(label=labels(found))
+    merges = sorted(found[~found["merge"].isin(ORDER)].label.unique(), key=natural)
     colors = {
         m: f"hsl({360 * i / max(len(merges), 1):.0f}, 60%, 55%)" for i, m in enumerate(merges)
     }
     colors |= {"individual": "#222", "pretrained": "#aaa"}
     for number, init in enumerate(inits, 1):
-        means = found[found.init == init].groupby(["merge", "task"], sort=False).value.mean()
+        means = found[found.init == init].groupby(["label", "task"], sort=False).value.mean()
         for merge in ["pretrained", *merges, "individual"]:
             if merge in means.index.get_level_values(0):
                 figure.add_bar(
@@ -101,9 +105,9 @@ def _bars(found: pd.DataFrame) -> str:
 
 
 def _lines(curves: pd.DataFrame) -> str:
-    """A panel a merge, a colour an init."""
+    """A panel a merge, a colour an arm."""
     panels = [*curves.groupby(["merge", "space", "setup"])]
-    inits = sorted(curves.init.unique(), key=natural)
+    arms = sorted(curves.arm.unique(), key=natural)
     columns = min(len(panels), 4)
     lines = -(-len(panels) // columns)
     titles = [
@@ -111,12 +115,12 @@ def _lines(curves: pd.DataFrame) -> str:
     ]
     figure = make_subplots(lines, columns, subplot_titles=titles, shared_yaxes=True)
     for number, (_, panel) in enumerate(panels):
-        for place, init in enumerate(inits):
-            seeds = panel[panel.init == init].groupby("x").y.agg(["mean", "min", "max"])
+        for place, arm in enumerate(arms):
+            seeds = panel[panel.arm == arm].groupby("x").y.agg(["mean", "min", "max"])
             up, down = seeds["max"] - seeds["mean"], seeds["mean"] - seeds["min"]
             figure.add_scatter(
                 x=seeds.index, y=seeds["mean"], error_y={"array": up, "arrayminus": down},
-                name=init, legendgroup=init, showlegend=number == 0,
+                name=arm, legendgroup=arm, showlegend=number == 0,
                 line_color=COLORS[place % len(COLORS)],
                 row=number // columns + 1, col=number % columns + 1,
             )  # fmt: skip

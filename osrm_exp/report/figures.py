@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from osrm_exp.report.plots import MOST, bar_plot, cost_plot, curve_plot
 
 PLAIN: Any = {"svg.hashsalt": "osrm_exp", "svg.fonttype": "none"}  # the same rows, the same file
 BAND = "Lines are means over seeds, bands reach from the lowest seed to the highest."
+COST = "Average against the seconds that a merge takes; a point is a line of the table."
 Drawn = Iterator[tuple[str, Figure, str]]
 
 
@@ -31,9 +33,10 @@ def figures(found: pd.DataFrame, searches: pd.DataFrame) -> Drawn:
     }.items():  # fmt: skip
         for (name, of), group in curves.groupby(["curve", "of"]) if len(curves) else ():
             what = f"{of[0].upper()}{of[1:]} against {name}, every value that was {source}. {BAND}"
-            yield f"{source}_{name}_{of.rpartition(' ')[2]}", curve_plot(group), what
+            y = of.removeprefix("average on ").replace(" ", "_")
+            yield f"{source}_{name}_{y}", curve_plot(group), what
     if "merge_seconds" in found and not found["merge"].isin(ORDER).all():
-        yield "cost", cost_plot(found), "Average against the seconds that a merge takes."
+        yield "cost", cost_plot(found), COST
 
 
 def _bars(found: pd.DataFrame) -> Drawn:
@@ -51,14 +54,18 @@ def _bars(found: pd.DataFrame) -> Drawn:
 
 
 def write_figures(results: Path, found: pd.DataFrame, drawn: Drawn) -> list[Path]:
-    """`figures/*.svg`, and their captions in `figures/README.md`."""
+    """`figures/*.svg`, and their captions in `figures/README.md`; what that named before goes."""
     folder = results / "figures"
     folder.mkdir(exist_ok=True)
+    page = folder / "README.md"
+    former = re.findall(r"\]\((\w+\.svg)\)", page.read_text()) if page.exists() else []
     said, files = ["# Figures", caption(found)], []
     for name, figure, what in drawn:
         files.append(folder / f"{name}.svg")
         with rc_context(PLAIN):
             figure.savefig(files[-1], metadata={"Date": None})
         said += [f"## {name}", what, f"![{name}]({name}.svg)"]
-    (folder / "README.md").write_text("\n\n".join(said) + "\n")
+    for name in {*former} - {file.name for file in files}:
+        (folder / name).unlink(missing_ok=True)
+    page.write_text("\n\n".join(said) + "\n")
     return files

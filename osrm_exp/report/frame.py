@@ -79,12 +79,20 @@ def _identity(found: pd.DataFrame, ends: dict) -> pd.DataFrame:
     cells = found.drop_duplicates("cell").copy()
     at_edge = [_at_edge(c, ends.get(cell, {})) for c, cell in zip(cells.chosen, cells.cell)]
     pairs = list(zip(cells.settings, cells.chosen, at_edge))
+    given = _given(cells)
+    alike = _shared(given, [cells["merge"]])
+    shared = [alike[merge,] for merge in cells["merge"]]
+    cells["shared"] = [" ".join(w for w in own if w in all_) for own, all_ in zip(given, shared)]
+    cells["telling"] = [
+        text({k: v for k, v in s.items() if k in c or text({k: v}) not in all_}, edge)
+        for (s, c, edge), all_ in zip(pairs, shared)
+    ]
     cells["settings"] = [text(s, edge) for s, _, edge in pairs]
     cells["chosen"] = [text(c, edge) for _, c, edge in pairs]
     cells["given"] = [text({k: v for k, v in s.items() if k not in c}) for s, c, _ in pairs]
     grouped = cells.groupby(LINE, sort=False)
     table = grouped[[*SETUP[:-1], "init", "heads", "merge", "space"]].first()
-    for column in ["settings", "given", "chosen"]:
+    for column in ["settings", "given", "chosen", "telling", "shared"]:
         table[column] = grouped[column].agg(_either)
     cells["search"], cells["data"] = _searches(cells), _told(cells, "data").map(_data)
     table["search"], table["data"] = grouped.search.first(), grouped.data.first()
@@ -97,21 +105,60 @@ def _told(cells: pd.DataFrame, column: str) -> pd.Series:
     return cells[column] if column in cells else pd.Series(None, cells.index, dtype=object)
 
 
+def labels(found: pd.DataFrame) -> pd.Series:
+    """Of every score its merge, with what tells it from other lines of that merge in its setup."""
+    cells = found.drop_duplicates(LINE).set_index(LINE)
+    words = parts(cells) + cells.output.map(lambda output: [output])
+    references = cells["merge"].isin(ORDER)  # are alike but for their heads
+    words[references] = words[references].map(lambda own: [w for w in own if w.startswith("heads")])
+    own = apart(words, [cells.index.get_level_values("setup"), cells["merge"]])
+    names = (cells["merge"] + " " + own).str.strip().rename("label")
+    return found[LINE].join(names, on=LINE).label
+
+
+def parts(cells: pd.DataFrame) -> pd.Series:
+    """What makes a line of a merge, but for what was chosen: `["(knots)", "scaling=0.3", …]`."""
+    every = zip(cells.space, _given(cells), _searches(cells), cells["heads"])
+    lists = [
+        [f"({space})", *own, *search.split(), f"heads={heads}"]
+        for space, own, search, heads in every
+    ]
+    return pd.Series(lists, cells.index, dtype=object)
+
+
+def _given(cells: pd.DataFrame) -> pd.Series:
+    """The settings that no search chose, one by one, as text."""
+    lists = [
+        [text({name: value}) for name, value in settings.items() if name not in chosen]
+        for settings, chosen in zip(cells.settings, cells.chosen)
+    ]
+    return pd.Series([[w for w in own if w] for own in lists], cells.index, dtype=object)
+
+
+def apart(words: pd.Series, keys: list[Any]) -> pd.Series:
+    """Of every list of words those that not all lists of its group have, as text."""
+    shared = _shared(words, keys)
+    own = [" ".join(w for w in one if w not in shared[k]) for one, k in zip(words, zip(*keys))]
+    return pd.Series(own, words.index, dtype=object)
+
+
+def _shared(words: pd.Series, keys: list[Any]) -> dict[Any, set[str]]:
+    """By group, the words that all of its lists have."""
+    return {key: set.intersection(*map(set, of)) for key, of in words.groupby(keys)}
+
+
 def _searches(cells: pd.DataFrame) -> pd.Series:
     """The names of searches, and what was set for some of a merge's alone: `cmaes loss rows=8`."""
     names = _told(cells, "search").map(lambda said: said["name"] if isinstance(said, dict) else "")
-    typed = _told(cells, "overrides").map(_typed)
-    keys = [cells["merge"], names]
-    shared = {key: set.intersection(*of) for key, of in typed.groupby(keys)}
-    own = [" ".join(sorted(one - shared[key])) for one, key in zip(typed, zip(*keys))]
-    return names.where(names == "", names + " " + pd.Series(own, cells.index)).str.strip()
+    own = apart(_told(cells, "overrides").map(_typed), [cells["merge"], names])
+    return names.where(names == "", names + " " + own).str.strip()
 
 
-def _typed(overrides: Any) -> set[str]:
+def _typed(overrides: Any) -> list[str]:
     """Settings of a search among overrides, by the names that they have in it."""
     typed = overrides if isinstance(overrides, list) else []
     found = (re.fullmatch(r"\+*(?:merge\.)?search\.(.+)", one) for one in typed)
-    return {match[1] for match in found if match}
+    return sorted({match[1] for match in found if match})
 
 
 def _data(said: Any) -> str:

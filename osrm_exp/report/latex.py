@@ -52,7 +52,7 @@ def latex(table: pd.DataFrame, text: pd.DataFrame, foot: str, name: str) -> str:
     return "\n".join(
         [
             r"% needs \usepackage{booktabs,graphicx}", r"\begin{table}",
-            r"\centering\small\setlength{\tabcolsep}{4pt}",
+            r"\centering\small\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
             rf"\caption{{{escape(foot)}}}", rf"\label{{tab:{_label(name)}}}",
             r"\resizebox{\linewidth}{!}{%", rf"\begin{{tabular}}{{{kinds}}}", r"\toprule",
             " & ".join(heads) + r" \\", r"\midrule", *rules, r"\bottomrule",

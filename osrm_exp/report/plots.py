@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from osrm_exp.report.frame import ORDER, natural, text
+from osrm_exp.report.frame import LINE, ORDER, labels, natural
 
 MOST = 10  # merges side by side; of more inits below each other no figure is drawn
 MARKERS = "ovD^Xs*P"
@@ -14,14 +15,14 @@ MARKERS = "ovD^Xs*P"
 
 def bar_plot(found: pd.DataFrame) -> Figure:
     """A panel an init; a group of bars a task, one bar a merge."""
-    found = found.assign(label=_labels(found))
+    found = found.assign(label=labels(found))
     inits = sorted(found.init.unique(), key=natural)
     merged = found[~found["merge"].isin(ORDER)]
     order = merged.groupby("label").value.mean().sort_values(ascending=False).index
-    labels = sorted(order[:MOST], key=natural)
+    drawn = sorted(order[:MOST], key=natural)
     figure = Figure(figsize=(10.5, 2.2 * len(inits) + 0.6), layout="constrained")
     for ax, init in zip(figure.subplots(len(inits), squeeze=False).flat, inits):
-        _bar_panel(ax, found[found.init == init], list(found.task.unique()), labels)
+        _bar_panel(ax, found[found.init == init], list(found.task.unique()), drawn)
         ax.set_title(init, fontsize=9, loc="left")
     legend(figure, f"{MOST} best of {len(order)}" if len(order) > MOST else None)
     return figure
@@ -36,22 +37,12 @@ def legend(figure: Figure, title: str | None = None) -> None:
     )
 
 
-def _labels(found: pd.DataFrame) -> list[str]:
-    """A merge's name, with its space and settings where it has several lines."""
-    given = [
-        text({name: value for name, value in settings.items() if name not in chosen})
-        for settings, chosen in zip(found.settings, found.chosen)
-    ]
-    names = (found["merge"] + " (" + found.space + ") " + given).str.strip()
-    several = names.groupby(found["merge"]).transform("nunique") > 1
-    return list(found["merge"].mask(several, names))
-
-
 def _bar_panel(ax: Axes, found: pd.DataFrame, tasks: list[str], labels: list[str]) -> None:
     means = found.groupby(["label", "task"]).value.mean().unstack().reindex(columns=tasks)
     places, width = range(len(tasks)), 0.8 / max(len(labels), 1)
     floors = found.groupby("task").floor.first().reindex(tasks)
-    ax.bar(places, floors, 0.9, color="0.85", label="floor", zorder=0)
+    if floors.notna().any():
+        ax.bar(places, floors, 0.9, color="0.85", label="floor", zorder=0)
     for number, label in enumerate(labels):
         if label in means.index:
             x = [i - 0.4 + (number + 0.5) * width for i in places]
@@ -68,20 +59,21 @@ def _bar_panel(ax: Axes, found: pd.DataFrame, tasks: list[str], labels: list[str
 
 
 def cost_plot(found: pd.DataFrame) -> Figure:
-    """A colour a merge, a marker an init: means over seeds and tasks."""
+    """A point a line of the table; a colour a merge, a marker an init."""
     merged = found[~found["merge"].isin(ORDER) & found.merge_seconds.notna()]
-    merged = merged.assign(label=_labels(merged))
-    points = merged.groupby(["label", "init"])[["value", "merge_seconds"]].mean()
-    labels, inits = (list(points.index.unique(level)) for level in points.index.names)
+    keys = ["merge", "init", *LINE]
+    points = merged.groupby(keys)[["value", "merge_seconds"]].mean()
+    merges, inits = (list(points.index.unique(level)) for level in keys[:2])
+    colors = colormaps["tab10" if len(merges) <= 10 else "turbo"].resampled(max(len(merges), 10))
+    markers = {init: MARKERS[number % len(MARKERS)] for number, init in enumerate(inits)}
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     ax = figure.subplots()
-    for (label, init), (value, seconds) in zip(points.index, points.to_numpy()):
-        color, marker = f"C{labels.index(label) % 10}", MARKERS[inits.index(init) % len(MARKERS)]
-        ax.plot(seconds, value, marker, color=color)
-    for number, label in enumerate(labels):
-        ax.plot([], [], "s", color=f"C{number % 10}", label=label)
-    for number, init in enumerate(inits):
-        ax.plot([], [], MARKERS[number % len(MARKERS)], color="k", label=init)
+    for (merge, init, *_), (value, seconds) in zip(points.index, points.to_numpy()):
+        ax.plot(seconds, value, markers[init], color=colors(merges.index(merge)))
+    for number, merge in enumerate(merges):
+        ax.plot([], [], "s", color=colors(number), label=merge)
+    for init, marker in markers.items():
+        ax.plot([], [], marker, color="k", label=init)
     ax.set_xscale("log")
     ax.set_xlabel("seconds of one merge", fontsize=8)
     ax.set_ylabel("average in percent", fontsize=8)
@@ -91,17 +83,17 @@ def cost_plot(found: pd.DataFrame) -> Figure:
 
 
 def curve_plot(curves: pd.DataFrame) -> Figure:
-    """A panel a merge, a line an init: the mean of seeds, between the lowest and the highest."""
+    """A panel a merge, a line an arm: the mean of seeds, between the lowest and the highest."""
     panels = [*curves.groupby(["setup", "merge", "space"])]
     width = min(len(panels), 4)
     height = -(-len(panels) // width)
     figure = Figure(figsize=(3.4 * width + 1.8, 2.8 * height + 0.4), layout="constrained")
     axes = figure.subplots(height, width, squeeze=False, sharey=True)
-    inits = sorted(curves.init.unique(), key=natural)
+    arms = sorted(curves.arm.unique(), key=natural)
     setups = curves.setup.nunique()
     for ax, ((setup, merge, space), panel) in zip(axes.flat, panels):
-        for number, init in enumerate(inits):
-            _line(ax, panel[panel.init == init], init, number)
+        for number, arm in enumerate(arms):
+            _line(ax, panel[panel.arm == arm], arm, number)
         name = merge if space == "delta" else f"{merge} ({space})"
         ax.set_title(f"{name}, {setup}" if setups > 1 else name, fontsize=9)
         ax.set_xlabel(curves.curve.iloc[0], fontsize=8)

@@ -10,24 +10,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from osrm_exp.report.captions import LOST, RECOVERED, UNKNOWN, caption, legend
+from osrm_exp.report.captions import BOLD, LOST, NO_EXPERT, RECOVERED, UNKNOWN, caption, legend
 from osrm_exp.report.frame import ORDER, SETUP, Score, by_task, lines
-from osrm_exp.report.scores import scores
+from osrm_exp.report.scores import MARKS, scores
 from osrm_exp.report.sealed import in_place
 
-HIDDEN = ["line", "given", "chosen", "kept"]
+HIDDEN = ["line", "given", "chosen", "telling", "shared", "kept"]
+NOTHING = {MARKS[mark][0] for mark in ("constant", "below")}  # is known by such a score
 SMALLER = ["lost"]  # is better
 NO_SCORE = Score(float("nan"), float("nan"), 0)
 
 
 def shown(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The lines as text; columns that say the same everywhere move to the notes."""
-    telling = {merge: _telling(group) for merge, group in table.groupby("merge")}
-    settings = [
-        chosen if telling[merge] else all_of_them
-        for merge, chosen, all_of_them in zip(table["merge"], table.chosen, table.settings)
-    ]
+    """The lines as text; what is the same everywhere, or in all of a merge, is a note."""
+    searched = (table.chosen != "").groupby(table["merge"]).transform("all")
+    several = table.groupby("merge").given.transform("nunique") > 1
+    apart = searched | several
+    settings = table.settings.mask(apart, table.telling)
     notes = [f"{key}: {table[key].iloc[0]}" for key in SETUP if table[key].nunique() == 1]
+    left = table[apart & (table.shared != "")].drop_duplicates("merge")
+    notes += [f"every {merge}: {of}" for merge, of in zip(left["merge"], left.shared)]
     text = table.assign(settings=settings).drop(columns=_hidden(table))
     for column in score_columns(table, text):
         text[column] = text[column].map(cell)
@@ -42,14 +44,10 @@ def _hidden(table: pd.DataFrame) -> list[str]:
         "seeds": (table.seeds == 1).all(),
         "search": table.search.isin(["", "grid"]).all(),
         "data": (table["data"] == "").all(),
+        "lost": table.lost.str[0].isna().all(),
         "recovered": table.recovered.str[0].isna().all(),
     }
     return [*HIDDEN, *(column for column, hides in silent.items() if hides)]
-
-
-def _telling(lines: pd.DataFrame) -> bool:
-    """Whether what a search chose tells the lines of one method apart: the rest is alike."""
-    return lines.given.nunique() == 1 and lines.chosen.ne("").all()
 
 
 def score_columns(table: pd.DataFrame, among: pd.DataFrame | None = None) -> list[str]:
@@ -70,6 +68,7 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
     """Where the best merged score of a column stands, among what can be compared.
 
     That is what shares a setup and its heads, one result for all tasks, over as many seeds as any.
+    Where the best score is one without any knowledge of the task, none is.
     """
     columns = score_columns(table)
     found = pd.DataFrame(False, table.index, columns)
@@ -81,7 +80,8 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
             if has.max() > 0:
                 means = group[column][has == has.max()].map(lambda s: round(s.mean, 1))
                 top = means.min() if column in SMALLER else means.max()
-                found.loc[means.index[means == top], column] = True
+                first = group.loc[means.index[means == top], column]
+                found.loc[first.index, column] = [not NOTHING & {*s.marks} for s in first]
     return found
 
 
@@ -98,14 +98,20 @@ def markdown(table: pd.DataFrame, text: pd.DataFrame) -> str:
 
 def footnote(found: pd.DataFrame, text: pd.DataFrame, notes: list[str]) -> str:
     """Everything that a reader needs to trust a table: setup, caption, terms, marks."""
-    terms = [caption(found), LOST, RECOVERED if "recovered" in text else UNKNOWN]
+    terms = [caption(found), LOST if "lost" in text else NO_EXPERT]
+    terms.append(RECOVERED if "recovered" in text else UNKNOWN)
     terms.append(legend(text.to_csv()))
     return ". ".join(["; ".join(notes), " ".join(t for t in terms if t)])
 
 
+def emphasis(table: pd.DataFrame) -> str:
+    """What is said where the best is in bold."""
+    return f" {BOLD}" if best(table).any(axis=None) else ""
+
+
 def flat(table: pd.DataFrame) -> pd.DataFrame:
     """Means and standard deviations in columns of their own."""
-    out = table.drop(columns="given")
+    out = table.drop(columns=["given", "telling", "shared"])
     for column in score_columns(table):
         cells = table[column].map(lambda s: s if isinstance(s, Score) else NO_SCORE)
         out[column], out[f"{column} std"] = cells.str[0], cells.str[1]
@@ -130,8 +136,8 @@ def write_tables(results: Path | str, rows: pd.DataFrame, searches: pd.DataFrame
     texts = {
         "table.csv": flat(table).to_csv(index=False, float_format="%.4f"),
         "tasks.csv": by_task(found).to_csv(index=False, float_format="%.4f"),
-        "table.md": f"{markdown(table, text)}\n\n{foot}\n",
-        "table.tex": latex(table, text, foot, title(results, found)),
+        "table.md": f"{markdown(table, text)}\n\n{foot}{emphasis(table)}\n",
+        "table.tex": latex(table, text, foot + emphasis(table), title(results, found)),
     }
     for name, content in texts.items():
         with in_place(results / name) as scratch:  # a full disk leaves the former table whole

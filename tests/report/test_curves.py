@@ -46,6 +46,22 @@ def test_a_swept_setting_is_a_curve_and_the_rest_stays_apart(row):
     assert set(curves["merge"]) == {"ties"} and set(curves.curve) == {"scaling", "density"}
     scaling = curves[curves.curve == "scaling"]
     assert sorted(scaling.x) == [0.3, 0.3, 0.6, 0.6, 1.0, 1.0]
+    assert set(scaling.arm) == {"gaussian density=0.2", "gaussian density=0.5"}
+    assert scaling.groupby(["arm", "x"]).size().max() == 1  # nothing is a band that is no seed
+
+
+def test_an_objective_keeps_its_unit_and_an_optimiser_draws_no_curve_of_one_of_many(row):
+    searched = [row(line=f"l{i}", search={"name": "cmaes loss"}) for i in (1, 2)]
+    points = [({"a": a, "b": 1 - a}, -2 * a) for a in (0.1, 0.4, 0.7)]
+    alone = [
+        ({"a": a, "fixed": 1.0}, score)
+        for (a, _), score in zip((p.values() for p, _ in points), (-0.2, -0.8, -1.4))
+    ]
+    table = found(*searched)
+    every = pd.DataFrame(tried("l1-1", points) + tried("l2-1", alone))
+    curves = coefficient_curves(table, every)
+    assert set(curves.curve) == {"a"} and set(curves.of) == {"minus loss on tune"}
+    assert list(curves.y) == pytest.approx([-0.2, -0.8, -1.4])
 
 
 def test_samples_are_read_from_the_init_and_a_task_less_is_no_cell(row):

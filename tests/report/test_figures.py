@@ -33,14 +33,39 @@ def test_of_many_merges_the_best_are_drawn_and_that_is_said(row):
     (legend,) = bar_plot(scores(pd.DataFrame(rows))).legends
     assert legend.get_title().get_text() == f"{MOST} best of 30"
     labels = {t.get_text() for t in legend.get_texts()}
-    assert labels == {"floor", *(f"m{i}" for i in range(20, 30))}
+    assert labels == {f"m{i}" for i in range(20, 30)}  # no row knows its floor, and none is drawn
 
 
-def test_lines_of_one_merge_are_told_apart(row):
-    rows = [row(line=f"l{s}", settings={"scaling": s}) for s in (0.3, 1.0)]
-    (legend,) = bar_plot(scores(pd.DataFrame(rows))).legends
-    labels = {t.get_text() for t in legend.get_texts()}
-    assert labels == {"floor", "ties (delta) scaling=0.3", "ties (delta) scaling=1"}
+def test_every_line_of_a_merge_is_a_bar_and_a_point_of_its_own(row):
+    """Whatever tells lines apart, no figure shows their mean."""
+    searched = {"search": {"name": "cmaes loss"}}
+    weights = {w: ["merge=ties", f"merge.search.objective.weight={w}"] for w in (0, 0.5)}
+    own = {
+        "scaling=0.3": {"settings": {"scaling": 0.3, "density": 0.2}},
+        "scaling=1": {"settings": {"scaling": 1.0, "density": 0.2}},
+        "heads=bare": {"heads": "bare"}, "lowrank": {"output": "lowrank"},
+        "(knots)": {"space": "knots"},
+        **{f"weight={w}": {**searched, "overrides": o} for w, o in weights.items()},
+    }  # fmt: skip
+    told = {"heads": "own", "overrides": [], "search": None, "merge_seconds": 1.0}
+    rows = [
+        row(**{**told, "line": f"l{i}", "value": i / 10, **of}) for i, of in enumerate(own.values())
+    ]
+    found = scores(pd.DataFrame(rows))
+    (ax,) = bar_plot(found).axes
+    bars = {c.get_label(): c[0].get_height() for c in ax.containers}
+    assert sorted(bars.values()) == pytest.approx([10 * i for i in range(len(own))])
+    assert all(any(word in label for label in bars) for word in own)
+    assert not any("density=0.2" in label for label in bars)  # as all of them have it
+    points = [line.get_ydata() for line in cost_plot(found).axes[0].lines]
+    assert sorted(y[0] for y in points if len(y)) == pytest.approx(sorted(bars.values()))
+
+
+def test_no_two_merges_of_a_figure_share_a_colour(row):
+    rows = [row(f"m{i:02}", line=f"l{i}", merge_seconds=1.0) for i in range(15)]
+    (ax,) = cost_plot(scores(pd.DataFrame(rows))).axes
+    colors = {line.get_label(): line.get_color() for line in ax.lines if not len(line.get_xdata())}
+    assert len({colors[f"m{i:02}"] for i in range(15)}) == 15
 
 
 def test_cost_is_drawn_where_merges_were_timed(found):
@@ -61,6 +86,10 @@ def test_every_figure_has_a_caption_and_the_same_rows_draw_the_same_files(found,
     assert [f.name for f in files] == ["tasks.svg", "tried_scaling_tune.svg"]
     assert first == [f.read_bytes() for f in write_figures(tmp_path, found, figures(found, tried))]
     assert b"dc:date" not in first[0]
+    (tmp_path / "figures" / "mine.svg").touch()
+    assert [f.name for f in write_figures(tmp_path, found, figures(found, NONE))] == ["tasks.svg"]
+    assert {f.name for f in files[0].parent.glob("*.svg")} == {"tasks.svg", "mine.svg"}  # no ghost
+    write_figures(tmp_path, found, figures(found, tried))
     said = (tmp_path / "figures" / "README.md").read_text()
     assert all(f"![{f.stem}]({f.name})" in said for f in files)
     assert "Protocol clean: coefficients chosen on tune" in said and "Seeds: 1." in said

@@ -23,17 +23,22 @@ def test_what_is_the_same_everywhere_moves_to_the_notes(row):
 def test_a_score_shows_its_spread_and_its_marks(row):
     found = texts(row(value=0.4, degenerate=True), row(value=0.6, seed=2), row(task="b"))
     assert found.loc["ties", "a"] == "50.0 ± 14.1*" and found.loc["ties", "b"] == "50.0"
-    assert found.loc["ties", "lost"] == "—" and cell(float("nan")) == "—"
-    assert "recovered" not in found
+    assert cell(float("nan")) == "—" and not {"lost", "recovered"} & set(found)  # known of no line
 
 
-def test_the_table_shows_what_a_search_chose_and_all_that_differs_otherwise(row):
+def test_the_table_shows_what_tells_a_merges_lines_apart_and_notes_the_rest(row):
+    def told(*rows):
+        text, notes = shown(lines(scores(pd.DataFrame(rows))))
+        return set(text.settings), [note for note in notes if note.startswith("every ")]
+
     chosen = [row(line=f"l{i}", chosen={"scaling": 0.3}) for i in range(2)]
-    assert set(texts(*chosen).settings) == {"scaling=0.3"}
+    assert told(*chosen) == ({"scaling=0.3"}, ["every ties: density=0.2"])
     other = row(line="l3", chosen={"scaling": 0.3}, settings={"scaling": 0.3, "density": 0.5})
     full = {"scaling=0.3 density=0.2", "scaling=0.3 density=0.5"}
-    assert set(texts(*chosen, other).settings) == full
-    assert set(texts(row()).settings) == {"scaling=0.3 density=0.2"}
+    assert told(*chosen, other) == (full, [])
+    swept = [row(line=f"l{s}", settings={"scaling": s, "density": 0.2}) for s in (0.3, 0.6)]
+    assert told(*swept) == ({"scaling=0.3", "scaling=0.6"}, ["every ties: density=0.2"])
+    assert told(row()) == ({"scaling=0.3 density=0.2"}, [])
 
 
 def test_seeds_that_chose_otherwise_stand_side_by_side(row):
@@ -66,6 +71,14 @@ def test_fewest_points_lost_are_best_and_references_never(row, references):
     assert list(table["merge"][bold.lost]) == list(table["merge"][bold.a]) == ["ties"]
 
 
+def test_what_knows_nothing_of_a_task_is_not_best(row):
+    of = {"metric": "mcc", "task": "b"}
+    rows = [row(value=0.7), row("dare", value=0.6, line="l2")]
+    rows += [row(value=0.0, degenerate=True, **of), row("dare", value=-0.1, line="l2", **of)]
+    bold = best(lines(scores(pd.DataFrame(rows))))
+    assert bold.a.sum() == bold.average.sum() == 1 and not bold.b.any()
+
+
 def test_markdown_survives_a_pipe(row):
     table = lines(scores(pd.DataFrame([row(init="a|b")])))
     line = markdown(table, shown(table)[0]).splitlines()[2]
@@ -76,11 +89,13 @@ def test_all_formats_are_written(tmp_path, row, references):
     write_rows(tmp_path, "c1", [row(value=0.7), *references({"a": 0.6}, {"a": 0.8})])
     text = write_tables(tmp_path, read_rows(tmp_path), read_rows(tmp_path, "searches"))
     assert "70.0" in text and "protocol: clean" in text and "coefficients chosen on tune" in text
+    assert "Bold: " not in text  # which has none
+    for name, bold in {"table.md": "**70.0**", "table.tex": r"\textbf{70.0}"}.items():
+        assert bold in (said := (tmp_path / name).read_text()) and "Bold: the best merge" in said
     assert "| ties" in (tmp_path / "table.md").read_text()
     frame = pd.read_csv(tmp_path / "table.csv").set_index("merge").loc["ties"]
     assert (frame.a, frame.lost, frame.recovered, frame.kept) == (70, 10, 50, 87.5)
     assert pd.read_csv(tmp_path / "tasks.csv").set_index("merge").loc["ties", "pretrained"] == 60
-    assert r"\textbf{70.0}" in (tmp_path / "table.tex").read_text()
 
 
 def test_no_rows_are_said_in_a_sentence(tmp_path):
