@@ -19,7 +19,7 @@ import pandas as pd
 
 from osrm_exp.report.captions import caption
 from osrm_exp.report.frame import ORDER, SUMMARY, lines
-from osrm_exp.report.rows import read_rows
+from osrm_exp.report.rows import no_rows, read_rows
 from osrm_exp.report.scores import scores
 from osrm_exp.report.tables import best, emphasis, footnote, score_columns, shown, title
 from osrm_exp.status import unfinished
@@ -54,7 +54,7 @@ def write_dashboard(results: Path | str) -> Path:
     results = Path(results)
     rows, searches = read_rows(results), read_rows(results, "searches")
     if rows.empty:
-        raise ValueError(f"{results}/rows holds no rows yet")
+        raise ValueError(no_rows(results))
     found = scores(rows)
     name = html.escape(title(results, found))
     parts = [f"<h1>{name}</h1><p class=note>{html.escape(caption(found))}</p>"]

@@ -9,6 +9,8 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from osrm_exp.report.rows import lowered
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -41,7 +43,7 @@ def publish(logger: Any, results: Path | str, cell: str) -> None:
     diagnosed = _of(read_rows(results, "diagnostics"), found.cell)
     said = {**facts(own.iloc[0]), "tried": list(tried.get("point", ())), "experts": _experts(own)}
     logger.log_hyperparams({"cell": said, "outcome": "finished"})
-    for step, metrics in enumerate(_candidates(tried)):
+    for step, metrics in enumerate(_candidates(tried, lowered(own.iloc[0]))):
         logger.log_metrics(metrics, step)
     logger.log_metrics(summary(rows, cell))
     logger.log_table("rows", dataframe=own[[c for c in COLUMNS if c in own]])
@@ -75,13 +77,15 @@ def _with_references(rows: pd.DataFrame, cell: str) -> pd.DataFrame:
     return scores(rows[own | (same & rows["merge"].isin(REFERENCES))])
 
 
-def _candidates(tried: pd.DataFrame) -> Iterator[dict[str, float]]:
-    """Every point of a search: its coefficients that are numbers, and its score."""
+def _candidates(tried: pd.DataFrame, objective: str) -> Iterator[dict[str, float]]:
+    """Every point of a search: its coefficients that are numbers, and its score in percent, or
+    minus the objective that it lowered."""
     for point, score in zip(tried.get("point", ()), tried.get("score", ())):
         if score is None or score != score:  # a step of a gradient search, given up by another
             continue
         numbers = {k: v for k, v in point.items() if isinstance(v, Real)}
-        yield {**{f"search/{k}": float(v) for k, v in numbers.items()}, "search/score": 100 * score}
+        told = {f"search/minus {objective}": score} if objective else {"search/score": 100 * score}
+        yield {**{f"search/{k}": float(v) for k, v in numbers.items()}, **told}
 
 
 def _scores(own: pd.DataFrame) -> dict[str, float]:
@@ -106,7 +110,7 @@ def _tuned(own: pd.DataFrame, first: pd.Series) -> dict[str, float]:
     experts, score = _experts(own), first.get("tuned_score")
     whole = len(experts) == own.task.nunique()
     found = {"tuned/single": sum(experts.values()) / len(experts)} if experts and whole else {}
-    return found if score is None else {**found, "tuned/merged": 100 * score}
+    return found if score is None or lowered(first) else {**found, "tuned/merged": 100 * score}
 
 
 def _cost(first: pd.Series) -> dict[str, float]:

@@ -175,3 +175,13 @@ def test_tensorboard_holds_the_same(told):
     assert {"figures/tasks", "figures/tried_scaling_tune"} <= set(tags["images"])
     told_once = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"cell/chosen/scaling" in told_once and b"/pytest-" not in told_once
+
+
+def test_an_objective_is_no_score_in_percent(told):
+    pytest.importorskip("nevergrad")
+    cell = ["merge=lorahub_search", "merge.search.budget=4"]
+    before = {*told("csv", "merge=average").glob("*/*/*")}
+    (folder,) = {*told("csv", *cell).glob("*/*/*")} - before
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert (metrics["search/minus loss"].dropna() < 0).all()
+    assert not {"search/score", "tuned/merged"} & {*metrics}

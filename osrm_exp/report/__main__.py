@@ -17,16 +17,19 @@ parser.add_argument("--delta", type=float, default=1.0, help="points that count 
 parser.add_argument("--published", help="numbers of others, as figures/known_results.csv")
 given = parser.parse_args()
 try:
-    print(write_report(given.results))
-    if lacking := unfinished(Path(given.results)):
-        print(f"\nThe sweep is not complete. {lacking}")
+    more = []  # first: an arm or a file that is not there is told before anything is written
     if given.baseline:
         from osrm_exp.report.paired_tables import write_paired  # statsmodels: seconds to import
 
-        print(f"\n{write_paired(given.results, given.baseline, delta=given.delta)}")
+        more.append(write_paired(given.results, given.baseline, delta=given.delta))
     if given.published:
         from osrm_exp.report.published import write_published
 
-        print(f"\n{write_published(given.results, given.published)}")
+        more.append(write_published(given.results, given.published))
+    print(write_report(given.results))
+    if lacking := unfinished(Path(given.results)):
+        print(f"\nThe sweep is not complete. {lacking}")
+    for text in more:
+        print(f"\n{text}")
 except ValueError as error:
     sys.exit(f"osrm_exp: {error}")

@@ -10,7 +10,7 @@ from plotly.colors import qualitative
 from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
-from osrm_exp.report.curves import coefficient_curves, sweep_curves
+from osrm_exp.report.curves import OF, coefficient_curves, sweep_curves
 from osrm_exp.report.frame import ORDER, labels, natural, text
 
 COLORS = qualitative.D3
@@ -34,7 +34,7 @@ def charts(found: pd.DataFrame, searches: pd.DataFrame, diagnostics: pd.DataFram
             title = f"{of[0].upper()}{of[1:]} against {name}"
             yield (
                 title,
-                f"Every value that was {source}: means of seeds, from the lowest to the highest.",
+                f"Every value that {OF[source]}: means of seeds, from the lowest to the highest.",
                 _lines(group),
             )
     if not diagnostics.empty:

@@ -14,7 +14,9 @@ from typing import Any
 import pandas as pd
 
 from osrm_exp.report.frame import ORDER, apart, parts
+from osrm_exp.report.rows import lowered
 
+OF = {"tried": "as many seeds tried as any", "swept": "was swept"}  # every value that …
 LEAST = 2  # points of a curve
 SAMPLES = re.compile(r"\s*\S*\bsamples=(\d+)")
 
@@ -22,6 +24,7 @@ SAMPLES = re.compile(r"\s*\S*\bsamples=(\d+)")
 def coefficient_curves(found: pd.DataFrame, searches: pd.DataFrame) -> pd.DataFrame:
     """Every candidate that a search tried, on the split that chose.
 
+    A value that fewer seeds tried than others is left out: a search goes on where that pays.
     Of two coefficients each has its curve, at the best of the other, where a grid tried several of
     the other; what an optimiser proposed has its values once each, and no curve of one of them.
 
@@ -51,14 +54,20 @@ def coefficient_curves(found: pd.DataFrame, searches: pd.DataFrame) -> pd.DataFr
     best = varied[alone | (varied.groupby(keys).y.transform("size") > 1)]
     best = best.groupby(keys, as_index=False).y.max()
     best = best.join(cells[["merge", "space", "init", "setup", "seed", "rest"]], on="cell")
-    return _long_enough(best)
+    return _long_enough(_of_all_seeds(best))
+
+
+def _of_all_seeds(curves: pd.DataFrame) -> pd.DataFrame:
+    """The values of an arm that as many seeds have as any of its values."""
+    keys = ["curve", "of", "setup", "merge", "space", "init"]
+    arm = [*(curves[key] for key in keys), curves.rest.map(" ".join)]
+    seeds = curves.groupby([*arm, curves.x]).seed.transform("nunique")
+    return curves[seeds == seeds.groupby(arm).transform("max")]
 
 
 def _y(cell: pd.Series, score: float, split: str) -> dict[str, Any]:
     """A score in percent; what an objective is, the lower the better, has its own unit and name."""
-    search = cell.get("search")
-    objective = search["name"].partition(" ")[2] if isinstance(search, dict) else ""
-    if objective:
+    if objective := lowered(cell):
         return {"y": score, "of": f"minus {objective} on {split}"}
     return {"y": 100 * score, "of": f"average on {split}"}
 

@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from osrm_exp.report.captions import caption
-from osrm_exp.report.curves import coefficient_curves, sweep_curves
+from osrm_exp.report.curves import OF, coefficient_curves, sweep_curves
 from osrm_exp.report.frame import ORDER
 from osrm_exp.report.plots import MOST, bar_plot, cost_plot, curve_plot
 
@@ -32,7 +32,7 @@ def figures(found: pd.DataFrame, searches: pd.DataFrame) -> Drawn:
         "tried": coefficient_curves(found, searches), "swept": sweep_curves(found)
     }.items():  # fmt: skip
         for (name, of), group in curves.groupby(["curve", "of"]) if len(curves) else ():
-            what = f"{of[0].upper()}{of[1:]} against {name}, every value that was {source}. {BAND}"
+            what = f"{of[0].upper()}{of[1:]} against {name}, every value that {OF[source]}. {BAND}"
             y = of.removeprefix("average on ").replace(" ", "_")
             yield f"{source}_{name}_{y}", curve_plot(group), what
     if "merge_seconds" in found and not found["merge"].isin(ORDER).all():

@@ -8,7 +8,7 @@ import pandas as pd
 
 from osrm_exp.report.paired import ALIKE, LEVEL, POWER, UNITS, differences, paired
 from osrm_exp.report.predictions import read_predictions
-from osrm_exp.report.rows import read_rows
+from osrm_exp.report.rows import no_rows, read_rows
 
 INTRO = (
     "Points of the headline metric, mean over the tasks of the suite. Compared is what agrees in "
@@ -26,7 +26,7 @@ def write_paired(results: Path | str, baseline: str, *, delta: float) -> str:
     results = Path(results)
     rows = read_rows(results)
     if rows.empty:
-        raise ValueError(f"{results}/rows holds no rows yet")
+        raise ValueError(no_rows(results))
     predictions = read_predictions(results, rows.cell.unique())
     table = paired(rows, baseline, delta=delta, predictions=predictions)
     text = paired_text(table, *differences(rows, baseline), baseline, delta=delta)

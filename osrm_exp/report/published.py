@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from osrm_exp.report.frame import lines
-from osrm_exp.report.rows import read_rows
+from osrm_exp.report.rows import no_rows, read_rows
 from osrm_exp.report.scores import scores
 from osrm_exp.report.tables import cell
 
@@ -84,9 +84,12 @@ def write_published(results: Path | str, file: Path | str) -> str:
     """Writes `published.md` beside the tables of a results folder; returns what it says.
 
     Raises:
-        ValueError: see `read_known`.
+        ValueError: no rows; see `read_known`.
     """
-    table = beside(read_known(file), read_rows(results))
+    rows = read_rows(results)
+    if rows.empty:
+        raise ValueError(no_rows(results))
+    table = beside(read_known(file), rows)
     if table.empty:
         return f"{file} holds nothing about these models on this suite"
     text = table.map(lambda value: str(value).replace("|", "\\|"))

@@ -26,6 +26,18 @@ def rows_file(results: Path | str, digest: str, kind: str = "rows") -> Path:
     return Path(results) / kind / f"{digest}.jsonl"
 
 
+def no_rows(results: Path | str) -> str:
+    """What to say of a folder without rows."""
+    folder = Path(results)
+    return f"{folder}/rows holds no rows yet" if folder.is_dir() else f"{folder} is not a folder"
+
+
+def lowered(row: Mapping[str, Any] | pd.Series) -> str:
+    """The objective that a cell's search lowered; empty where it raised scores, or none was run."""
+    search = row.get("search")
+    return search["name"].partition(" ")[2] if isinstance(search, Mapping) else ""
+
+
 def write_rows(
     results: Path | str, digest: str, rows: Iterable[Mapping[str, Any]], kind: str = "rows"
 ) -> Path:

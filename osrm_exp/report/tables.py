@@ -12,6 +12,7 @@ import pandas as pd
 
 from osrm_exp.report.captions import BOLD, LOST, NO_EXPERT, RECOVERED, UNKNOWN, caption, legend
 from osrm_exp.report.frame import ORDER, SETUP, Score, by_task, lines
+from osrm_exp.report.rows import no_rows
 from osrm_exp.report.scores import MARKS, scores
 from osrm_exp.report.sealed import in_place
 
@@ -128,7 +129,7 @@ def write_tables(results: Path | str, rows: pd.DataFrame, searches: pd.DataFrame
 
     results = Path(results)
     if rows.empty:
-        raise ValueError(f"{results}/rows holds no rows yet")
+        raise ValueError(no_rows(results))
     found = scores(rows)
     table = lines(found, searches)
     text, notes = shown(table)

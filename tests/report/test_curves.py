@@ -22,6 +22,16 @@ def test_every_candidate_of_a_search_is_on_the_curve(row):
     assert list(curves[curves.seed == 1].y) == pytest.approx([51, 53, 60])
 
 
+def test_what_one_seed_alone_went_on_to_try_is_no_mean_of_seeds(row):
+    table = found(*(row(seed=s, chosen={"scaling": 0.3}) for s in (1, 2)))
+    points = [({"scaling": s}, 0.5 + s / 10) for s in (0.1, 0.3)]
+    further = [({"scaling": 0.6}, 0.9)]
+    one = pd.DataFrame(tried("l1-1", points + further))
+    assert list(coefficient_curves(table, one).x) == [0.1, 0.3, 0.6]
+    both = pd.DataFrame(tried("l1-1", points + further) + tried("l1-2", points))
+    assert sorted(coefficient_curves(table, both).x) == [0.1, 0.1, 0.3, 0.3]
+
+
 def test_of_two_coefficients_each_is_shown_at_the_best_of_the_other(row):
     points = [({"scaling": s, "density": d}, s * d) for s in (1, 2) for d in (0.1, 0.2)]
     curves = coefficient_curves(found(row()), pd.DataFrame(tried("l1-1", points)))

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -101,6 +105,17 @@ def test_all_formats_are_written(tmp_path, row, references):
 def test_no_rows_are_said_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="holds no rows yet"):
         write_report(tmp_path)
+    with pytest.raises(ValueError, match="typo is not a folder"):
+        write_report(tmp_path / "typo")
+
+
+@pytest.mark.parametrize("asked", [["--baseline", "osmr"], ["--published", "typo.csv"]])
+def test_what_cannot_be_reported_is_told_before_anything_is_written(row, tmp_path, asked):
+    write_rows(tmp_path, "c", [row()])
+    command = [sys.executable, "-m", "osrm_exp.report", str(tmp_path), *asked]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 1 and done.stderr.startswith("osrm_exp: ") and not done.stdout
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "table.md").exists()
 
 
 def test_the_number_of_lines_costs_no_passes_over_the_rows(row, monkeypatch):
