@@ -114,3 +114,24 @@ def test_the_map_of_heads_and_deltas_is_that_of_the_rows():
             assert len(found) == 50  # five tasks, ten seeds
             cells.append(f"{100 * statistics.mean(found):.1f}")
         assert re.search(rf"\| {deltas} +\| +" + r" \| +".join(cells) + r" \|", PAGE)
+
+
+def test_the_confirmation_is_that_of_its_rows_and_of_the_rule():
+    rows = [r for r in rows_of("confirmation") if r["headline"] and r["heads"] == "own"]
+    seeds = sorted({row["seed"] for row in rows if row["init"] == "contrastive"})
+    assert len(seeds) >= 5 and set(seeds).isdisjoint(NUMBERS["seeds"])
+    p = {}
+    for merge in ("task_arithmetic", "ties", "regmean"):
+        means = {
+            (init, seed): 100 * statistics.mean(
+                row["value"] for row in rows
+                if (row["init"], row["merge"], row["seed"]) == (init, merge, seed)
+            ) for init in ("contrastive", "kaiming") for seed in seeds
+        }  # fmt: skip
+        gains = [means["contrastive", seed] - means["kaiming", seed] for seed in seeds]
+        mean, error = statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
+        p[merge] = 2 * t.sf(abs(mean / error), len(gains) - 1)
+        assert re.search(rf"\| {merge} +\| +{re.escape(f'{mean:+.1f}')} +\|", PAGE)
+        assert mean > 0
+    assert 3 * min(p.values()) < 0.05 and min(p, key=p.__getitem__) == "regmean"
+    assert "H3 (contrastive − kaiming): supported" in PAGE

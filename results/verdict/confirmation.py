@@ -40,6 +40,7 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     for key in ("p", "p_equivalent"):
         corrected = multipletests(table.loc[tested, key], method="holm")[1]
         table.loc[tested, f"{key}_holm"] = corrected
+    table.loc[~tested, "p_holm"] = float("nan")  # of no test that was planned
     table = powered(table, LEVEL)
     table["verdict"] = [
         analysis.verdict(line, LEVEL) if tested[line.Index] else "described"
@@ -69,6 +70,8 @@ def page(rows: pd.DataFrame, table: pd.DataFrame) -> str:
     shown = table.assign(
         interval=analysis.interval(table), difference=table.difference.map(analysis.signed)
     )
+    for key in ("p_holm", "p_equivalent_holm"):
+        shown[key] = [f"{p:.3f}" if p == p else "" for p in table[key]]
     seeds = ", ".join(map(str, sorted(rows.seed.unique())))
     averages = analysis.arms(rows, [BASELINE, ARM]).reset_index()
     return "\n\n".join([
