@@ -51,7 +51,8 @@ def coefficient_curves(found: pd.DataFrame, searches: pd.DataFrame) -> pd.DataFr
     varied = every[every.groupby(["cell", "curve"]).x.transform("nunique") >= LEAST]
     alone = varied.groupby("cell").curve.transform("nunique") == 1
     keys = ["curve", "cell", "x", "of"]
-    best = varied[alone | (varied.groupby(keys).y.transform("size") > 1)]
+    several = varied.groupby(keys).y.transform("size") > 1
+    best = varied[alone | several.groupby([varied.cell, varied.curve]).transform("all")]
     best = best.groupby(keys, as_index=False).y.max()
     best = best.join(cells[["merge", "space", "init", "setup", "seed", "rest"]], on="cell")
     return _long_enough(_of_all_seeds(best))

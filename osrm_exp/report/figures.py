@@ -34,7 +34,7 @@ def figures(found: pd.DataFrame, searches: pd.DataFrame) -> Drawn:
         for (name, of), group in curves.groupby(["curve", "of"]) if len(curves) else ():
             what = f"{of[0].upper()}{of[1:]} against {name}, every value that {OF[source]}. {BAND}"
             y = of.removeprefix("average on ").replace(" ", "_")
-            yield f"{source}_{name}_{y}", curve_plot(group), what
+            yield f"{source}_{name}_{y}".replace("/", "_"), curve_plot(group), what
     if "merge_seconds" in found and not found["merge"].isin(ORDER).all():
         yield "cost", cost_plot(found), COST
 

@@ -32,6 +32,12 @@ def test_what_one_seed_alone_went_on_to_try_is_no_mean_of_seeds(row):
     assert sorted(coefficient_curves(table, both).x) == [0.1, 0.1, 0.3, 0.3]
 
 
+def test_of_what_an_optimiser_proposed_a_value_that_came_twice_makes_no_curve(row):
+    points = [({"scaling": 0.3, "density": 0.1}, 0.5), ({"scaling": 0.3, "density": 0.4}, 0.6),
+              ({"scaling": 0.7, "density": 0.2}, 0.4)]  # fmt: skip
+    assert coefficient_curves(found(row()), pd.DataFrame(tried("l1-1", points))).empty
+
+
 def test_of_two_coefficients_each_is_shown_at_the_best_of_the_other(row):
     points = [({"scaling": s, "density": d}, s * d) for s in (1, 2) for d in (0.1, 0.2)]
     curves = coefficient_curves(found(row()), pd.DataFrame(tried("l1-1", points)))

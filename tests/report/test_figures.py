@@ -94,3 +94,13 @@ def test_every_figure_has_a_caption_and_the_same_rows_draw_the_same_files(found,
     assert all(f"![{f.stem}]({f.name})" in said for f in files)
     assert "Protocol clean: coefficients chosen on tune" in said and "Seeds: 1." in said
     assert "Average on tune against scaling" in said
+
+
+def test_a_coefficient_of_a_group_of_layers_is_no_folder(row, tmp_path):
+    found = scores(pd.DataFrame([row()]))
+    tried = pd.DataFrame(
+        {"cell": "l1-1", "point": {"layers0/scale": x}, "score": x, "split": "tune"}
+        for x in (0.1, 0.2)
+    )
+    names = [file.name for file in write_figures(tmp_path, found, figures(found, tried))]
+    assert "tried_layers0_scale_tune.svg" in names
