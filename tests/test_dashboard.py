@@ -61,12 +61,12 @@ def test_the_page_needs_no_network_and_holds_everything(page):
 
 
 def test_what_a_sweep_lacks_is_on_the_page_without_a_place_of_this_machine(page, monkeypatch):
-    said = f"{page.parent}: 2 cells: 1 ok, 1 failed\n  failed  merge=ties: no <rows> in /home/me/x"
+    said = f"{page.parent}: 2 cells: 1 ok, 1 failed\n  failed  merge=ties: no <rows> in /srv/me/x"
     monkeypatch.setattr("osrm_exp.dashboard.unfinished", lambda results: said)
     text = write_dashboard(page.parent).read_text()
     lacking = text.partition("<h2>Not complete</h2>")[2].partition("</pre>")[0]
     assert "a&lt;b: 2 cells: 1 ok, 1 failed" in lacking
-    assert "merge=ties: no &lt;rows&gt; in (local)" in lacking and "/home/me" not in text
+    assert "merge=ties: no &lt;rows&gt; in (local)" in lacking and "/srv/me" not in text
     monkeypatch.undo()
     assert "Not complete" not in write_dashboard(page.parent).read_text()
 
