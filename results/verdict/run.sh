@@ -4,12 +4,13 @@
 #
 #   results/verdict/run.sh DIR SEED...        DIR holds the suite `text`; MORE=paths.store=… is passed on
 #   ARMS=gaussian MORE="paths.results=results/verdict/secondary" results/verdict/run.sh DIR SEED...
+#   EXPERIMENT=verdict/replication results/verdict/run.sh DIR SEED...      DIR holds the suite `glue`
 set -euo pipefail
 suite=${1:?usage: run.sh DIR SEED...}
 arms=init=${ARMS:-kaiming,orthonormal_tied,osrm}
 own="merge.statistics.gram.samples=100"
 for seed in "${@:2}"; do
-  cells() { python -m osrm_exp +experiment=verdict/main "dataset.path=$suite" "seed=$seed" ${MORE:-} "$@" -m; }
+  cells() { python -m osrm_exp +experiment=${EXPERIMENT:-verdict/main} "dataset.path=$suite" "seed=$seed" ${MORE:-} "$@" -m; }
   cells $arms merge=individual diagnostics=layers diagnostics.statistics.grams.samples=200
   cells $arms merge=pretrained,average
   cells $arms merge=task_arithmetic search=grid search.widen=true 'merge.grid={scaling: [0.1, 0.2, 0.3, 0.4, 0.6, 0.8]}'
