@@ -42,8 +42,8 @@ def osrm(
         rank: rows of A.
         generator: draws for `random`.
         others: `[task - 1, in, in]`, grams of the other tasks.
-        tie_break: `own_energy`, most energy of the own task; `random`, from the generator;
-            `lapack_last`, whatever the solver returns.
+        tie_break: `own_energy`, most energy of the own task; `random`, from the generator, the same
+            whichever basis of the null space a solver returns; `lapack_last`, whatever it returns.
         own: `[in, in]`, gram of the task itself; only `own_energy` needs it.
 
     Raises:
@@ -75,8 +75,9 @@ def osrm(
     if tie_break == "lapack_last":
         return vectors[:, :rank].mT.float().contiguous()
     if tie_break == "random" or own is None:
-        inside = random_rows(null.shape[1], rank, generator).to(null)
-        A = (inside @ null.mT).float()
+        drawn = random_rows(width, rank, generator).to(null)
+        inside = torch.linalg.qr(null @ (null.mT @ drawn.mT))
+        A = (inside.Q * inside.R.diagonal().sign()).mT.float().contiguous()
         _warn_of_dead(A, gram, OTHERS)
         return A
     A = _most_energy(own, null, rank)
@@ -198,10 +199,21 @@ def lora_null(
     Tang et al., arXiv 2503.02659, take general text for these data, rescale the rows by the
     singular values of `W_0` on this subspace, start `B` there too and subtract the product from
     `W_0`. Here `B` is zero and `W_0` is untouched.
+
+    Warns:
+        UserWarning: more than `rank` directions have no energy, so that `A` is whichever of them the
+            solver returns; a row lies along a dead coordinate.
     """
     check_rank(width, rank)
     gram = (own.double() + others.double().sum(0)) / (1 + len(others))
-    A = eigen.smallest(gram, rank)[1].mT.float().contiguous()
+    values, vectors = eigen.smallest(gram, min(rank + 1, width))
+    if rank < width and values[rank] <= eigen.rounding(gram, own.dtype):
+        warnings.warn(
+            f"LoRA-Null's A is not unique at rank {rank}: the solver chose in a larger null space, "
+            "another on another processor; collect more rows (level: token) for a unique one",
+            stacklevel=2,
+        )
+    A = vectors[:, :rank].mT.float().contiguous()
     _warn_of_dead(A, own, OWN)
     return A
 

@@ -138,6 +138,25 @@ def test_ties_break_as_they_are_told(recwarn):
     assert all(loud > energy(osrm("random", seed), own) for seed in range(20))
 
 
+@pytest.mark.filterwarnings("ignore:OSRM's minimum")
+def test_a_random_tie_break_asks_for_no_basis_of_the_null_space(monkeypatch):
+    """LAPACK returns another one on another processor; `A` must not be another one for that."""
+    args = {"others": grams(4, seed=5), "tie_break": "random"}
+    A = inits.osrm(WIDTH, RANK, generator=generator(), **args)
+    eigh = torch.linalg.eigh
+
+    def turned(gram):
+        values, vectors = eigh(gram)
+        null = values <= eigen.rounding(gram)
+        turn = torch.linalg.qr(rows(int(null.sum()), 9, int(null.sum())))[0]
+        vectors[:, null] = vectors[:, null] @ turn
+        return values, vectors
+
+    monkeypatch.setattr(torch.linalg, "eigh", turned)
+    again = inits.osrm(WIDTH, RANK, generator=generator(), **args)
+    torch.testing.assert_close(again, A, atol=1e-6, rtol=0)
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_unique_minimum_needs_no_tie_break():
     """Nullity equal to the rank is still unique, as a subspace."""
@@ -160,7 +179,7 @@ def dead(coordinates, tasks=3, n=200, seed=5):
     return G
 
 
-@pytest.mark.filterwarnings("ignore:OSRM's minimum")
+@pytest.mark.filterwarnings("ignore:OSRM's minimum", "ignore:LoRA-Null's A")
 @pytest.mark.parametrize("coordinates", [[3], [3, 7], list(range(RANK + 2))])
 def test_a_dead_coordinate_that_is_chosen_is_told(coordinates):
     """It has no energy at all, so it comes first; its row of A never learns."""
@@ -252,6 +271,15 @@ def test_contrastive_lies_between_osrm_own_and_eva():
         assert energy(best, own) / energy(best, G.mean(0)) > energy(other, own) / energy(
             other, G.mean(0)
         )
+
+
+def test_lora_null_says_where_rounding_chooses(recwarn):
+    own, others = grams(200, tasks=1)[0], grams(200, seed=5)
+    inits.lora_null(WIDTH, RANK, generator=generator(), own=own, others=others)
+    assert not recwarn
+    few = grams(3, tasks=4)  # 12 rows in 24 dimensions
+    with pytest.warns(UserWarning, match="not unique at rank"):
+        inits.lora_null(WIDTH, RANK, generator=generator(), own=few[0], others=few[1:])
 
 
 def test_lora_null_is_the_same_for_all_tasks():
