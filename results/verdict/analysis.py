@@ -53,11 +53,12 @@ def level(rows: pd.DataFrame) -> float:
     return LAST if rows.seed.nunique() >= PLANNED else FIRST
 
 
-def primaries(rows: pd.DataFrame, predictions: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The eight primary comparisons with the seed as the unit, and what was decided."""
+def primaries(
+    rows: pd.DataFrame, alpha: float, predictions: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The eight primary comparisons with the seed as the unit, and what is decided at a level."""
     found = pd.concat([_of(rows, base, predictions) for base in BASELINES], ignore_index=True)
     table = found[found.unit == "seed"].reset_index(drop=True)
-    alpha = level(rows)
     for raw, name in (("p", "p_holm"), ("p_equivalent", "p_equivalent_holm")):
         table[name] = multipletests(table[raw], method="holm")[1]
     table = powered(table, alpha)
@@ -203,7 +204,7 @@ def main() -> None:
     diagnostics = read_rows(MAIN, "diagnostics")
     diagnostics = diagnostics[diagnostics.seed.isin(rows.seed) & diagnostics.init.isin(ARMS)]
     predictions = read_predictions(MAIN, cells)
-    table, found = primaries(rows), interference(rows, diagnostics)
+    table, found = primaries(rows, level(rows)), interference(rows, diagnostics)
     boot = pd.concat([_of(rows, base, predictions) for base in BASELINES])
     text = page(rows, table, boot, searches, found)
     write(text)
@@ -222,16 +223,6 @@ def page(rows: pd.DataFrame, table: pd.DataFrame, boot: pd.DataFrame, searches: 
     """The tables of the page, as Markdown."""
     said, alpha, count = hypotheses(table), level(rows), rows.seed.nunique()
     rho = prediction(found)
-    shown = table.assign(
-        comparison="osrm − " + table.baseline, interval=interval(table),
-        difference=table.difference.map(signed),
-    )  # fmt: skip
-    columns = {
-        "comparison": "comparison", "merge": "merge", "difference": "points",
-        "interval": "95 % interval", "p_holm": "p, Holm",
-        "p_equivalent_holm": "p, within ±1, Holm", "sd": "SD over seeds",
-        "detectable": f"seen at 80 % power, level {alpha:g}", "verdict": "verdict",
-    }  # fmt: skip
     others = boot[boot.unit.isin(["seed, task", "seed, task, row"])]
     wide = others.assign(interval=interval(others)).pivot_table(
         "interval", ["baseline", "merge"], "unit", aggfunc="first", sort=False)  # fmt: skip
@@ -242,7 +233,7 @@ def page(rows: pd.DataFrame, table: pd.DataFrame, boot: pd.DataFrame, searches: 
         f"Seeds {', '.join(map(str, sorted(rows.seed.unique())))} ({count} of {PLANNED} planned); "
         f"level of this look {alpha:g}. **H1 (osrm − orthonormal_tied): {said['H1']}. "
         f"H2 (osrm − kaiming): {said['H2']}.**",
-        "### The eight primary comparisons", table_of(shown[[*columns]].rename(columns=columns)),
+        "### The eight primary comparisons", compared(table, alpha),
         "### Other units, 95 % intervals (they decide nothing)", table_of(wide.reset_index()),
         "### Seed by seed, points", table_of(seeds(rows).map(signed).reset_index()),
         "### Averages over tasks and seeds, percent", table_of(arms(rows).reset_index()),
@@ -255,6 +246,21 @@ def page(rows: pd.DataFrame, table: pd.DataFrame, boot: pd.DataFrame, searches: 
         "independent: a description).",
         table_of(found.groupby("init")[["before", "after", "lost"]].mean().reset_index(), 3),
     ])  # fmt: skip
+
+
+def compared(table: pd.DataFrame, alpha: float) -> str:
+    """The primary comparisons with what was decided, as Markdown."""
+    shown = table.assign(
+        comparison="osrm − " + table.baseline, interval=interval(table),
+        difference=table.difference.map(signed),
+    )  # fmt: skip
+    columns = {
+        "comparison": "comparison", "merge": "merge", "difference": "points",
+        "interval": "95 % interval", "p_holm": "p, Holm",
+        "p_equivalent_holm": "p, within ±1, Holm", "sd": "SD over seeds",
+        "detectable": f"seen at 80 % power, level {alpha:g}", "verdict": "verdict",
+    }  # fmt: skip
+    return table_of(shown[[*columns]].rename(columns=columns))
 
 
 def interval(table: pd.DataFrame) -> pd.Series:

@@ -32,10 +32,10 @@ def together() -> pd.DataFrame:
     return rows[rows.seed.isin(seeds)]
 
 
-def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
-    """The twelve secondary comparisons, in points, with the seed as the unit."""
+def comparisons(rows: pd.DataFrame, pairs: list[tuple[str, str]] = PAIRS) -> pd.DataFrame:
+    """An arm minus another with the four merges, in points, with the seed as the unit."""
     found = []
-    for arm, baseline in PAIRS:
+    for arm, baseline in pairs:
         own = rows[(rows.heads == "own") & rows.init.isin([arm, baseline])]
         table = paired(own, baseline, delta=DELTA)
         table = table[(table.unit == "seed") & table["merge"].isin(MERGES)]
@@ -45,10 +45,10 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     return powered(table, LEVEL)
 
 
-def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
+def by_seed(rows: pd.DataFrame, pairs: list[tuple[str, str]] = PAIRS) -> pd.DataFrame:
     """Every comparison seed by seed, mean over tasks: merges and references, under own heads."""
     parts = []
-    for arm, baseline in PAIRS:
+    for arm, baseline in pairs:
         own = rows[(rows.heads == "own") & rows.init.isin([arm, baseline])]
         gains, _ = differences(own, baseline)
         parts.append(gains.assign(comparison=f"{arm} − {baseline}"))
@@ -56,8 +56,8 @@ def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
     return gains.unstack("seed")
 
 
-def page(rows: pd.DataFrame, table: pd.DataFrame) -> str:
-    """The tables, as Markdown."""
+def described(table: pd.DataFrame) -> str:
+    """Comparisons of which none is decided, as Markdown."""
     shown = table.assign(
         interval=analysis.interval(table), difference=table.difference.map(analysis.signed)
     )
@@ -66,11 +66,15 @@ def page(rows: pd.DataFrame, table: pd.DataFrame) -> str:
         "interval": "95 % interval", "p_equivalent": "p, within ±1", "sd": "SD over seeds",
         "detectable": f"seen at 80 % power, level {LEVEL:g}",
     }  # fmt: skip
+    return analysis.table_of(shown[[*columns]].rename(columns=columns))
+
+
+def page(rows: pd.DataFrame, table: pd.DataFrame) -> str:
+    """The tables, as Markdown."""
     lines = by_seed(rows).map(analysis.signed).reset_index()
     return "\n\n".join([
         f"Seeds {', '.join(map(str, sorted(rows.seed.unique())))}. Descriptions, uncorrected.",
-        analysis.table_of(shown[[*columns]].rename(columns=columns)),
-        "### All six arms, averages over tasks and seeds, percent",
+        described(table), "### All six arms, averages over tasks and seeds, percent",
         analysis.table_of(analysis.arms(rows, ARMS).reset_index()),
         "### The secondary comparisons seed by seed, points", analysis.table_of(lines),
     ])  # fmt: skip
