@@ -201,8 +201,8 @@ def lora_null(
     `W_0`. Here `B` is zero and `W_0` is untouched.
 
     Warns:
-        UserWarning: more than `rank` directions have no energy, so that `A` is whichever of them the
-            solver returns; a row lies along a dead coordinate.
+        UserWarning: more than `rank` directions have no energy, so that `A` is whichever of them
+            the solver returns; a row lies along a dead coordinate.
     """
     check_rank(width, rank)
     gram = (own.double() + others.double().sum(0)) / (1 + len(others))

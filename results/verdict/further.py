@@ -1,7 +1,7 @@
 """The three further parts of `PLAN.md`: `python results/verdict/further.py`.
 
 GLUE, a larger encoder, and `gaussian` with rows of norm 1. Writes the tables between the page's
-fifth pair of marks, `figures/further.svg` and `figures/replication_curves.svg`, from the rows alone.
+fifth pair of marks, `figures/further.svg` and `figures/replication_curves.svg`, from rows alone.
 """
 
 from __future__ import annotations
