@@ -148,8 +148,13 @@ def _shared(words: pd.Series, keys: list[Any]) -> dict[Any, set[str]]:
 
 
 def _searches(cells: pd.DataFrame) -> pd.Series:
-    """The names of searches, and what was set for some of a merge's alone: `cmaes loss rows=8`."""
+    """The names of searches, and what was set for some of a merge's alone: `cmaes loss rows=8`.
+
+    Of a row that chose and names no search it is `grid`, the only one when rows named none.
+    """
+    first = cells.chosen.map(lambda chosen: "grid" if chosen else "")
     names = _told(cells, "search").map(lambda said: said["name"] if isinstance(said, dict) else "")
+    names = names.where(names != "", first)
     own = apart(_told(cells, "overrides").map(_typed), [cells["merge"], names])
     return names.where(names == "", names + " " + own).str.strip()
 

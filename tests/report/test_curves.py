@@ -32,6 +32,14 @@ def test_what_one_seed_alone_went_on_to_try_is_no_mean_of_seeds(row):
     assert sorted(coefficient_curves(table, both).x) == [0.1, 0.1, 0.3, 0.3]
 
 
+def test_a_seed_whose_rows_name_no_search_yet_is_on_the_curve_of_the_others(row):
+    named = {"search": {"name": "grid"}, "overrides": []}
+    rows = [row(chosen={"scaling": 0.3}), row(seed=2, chosen={"scaling": 0.3}, **named)]
+    points = [({"scaling": s}, 0.5 + s / 10) for s in (0.1, 0.3)]
+    both = pd.DataFrame(tried("l1-1", points) + tried("l1-2", points))
+    assert coefficient_curves(found(*rows), both).arm.nunique() == 1
+
+
 def test_of_what_an_optimiser_proposed_a_value_that_came_twice_makes_no_curve(row):
     points = [({"scaling": 0.3, "density": 0.1}, 0.5), ({"scaling": 0.3, "density": 0.4}, 0.6),
               ({"scaling": 0.7, "density": 0.2}, 0.4)]  # fmt: skip
