@@ -135,3 +135,57 @@ def test_the_confirmation_is_that_of_its_rows_and_of_the_rule():
         assert mean > 0
     assert 3 * min(p.values()) < 0.05 and min(p, key=p.__getitem__) == "regmean"
     assert "H3 (contrastive − kaiming): supported" in PAGE
+
+
+FURTHER = {"MiniLM, seven GLUE tasks": "replication", "MPNet, the five text tasks": "scale"}
+
+
+def gains_of(rows, arm, baseline, merge):
+    """By seed, of the seeds that have every cell of both arms."""
+    found = {}
+    for init in (arm, baseline):
+        own = [r for r in rows if (r["init"], r["merge"], r["heads"]) == (init, merge, "own")]
+        for seed in {row["seed"] for row in own}:
+            scores = [row["value"] for row in own if row["seed"] == seed]
+            found[init, seed] = 100 * statistics.mean(scores)
+    seeds = {seed for _, seed in found}
+    return [found[arm, s] - found[baseline, s] for s in sorted(seeds)]
+
+
+def said_of(gains):
+    mean, n = statistics.mean(gains), len(gains)
+    half = t.ppf(0.975, n - 1) * statistics.stdev(gains) / n**0.5
+    return (
+        rf"{re.escape(f'{mean:+.1f}')} +\| {re.escape(f'{mean - half:+.1f} … {mean + half:+.1f}')}"
+    )
+
+
+@pytest.mark.parametrize("title", FURTHER)
+@pytest.mark.parametrize("baseline", ["orthonormal_tied", "kaiming"])
+def test_a_further_part_is_that_of_its_rows_and_of_the_rule(title, baseline):
+    rows = [row for row in rows_of(FURTHER[title]) if row["headline"]]
+    _, _, text = PAGE.partition(f"#### {title}")
+    text = text.partition("####")[0]
+    seeds = [int(s) for s in re.search(r"Seeds ([\d, ]+);", text)[1].split(",")]
+    rows = [row for row in rows if row["seed"] in seeds]
+    verdicts = re.findall(rf"\| osrm − {baseline} .*\| ([a-z, ±1]+?) *\|", text)
+    assert len(verdicts) == 4
+    for merge in ("average", "task_arithmetic", "ties", "regmean"):
+        gains = gains_of(rows, "osrm", baseline, merge)
+        assert len(gains) == len(seeds) >= 3
+        assert re.search(rf"osrm − {baseline} +\| {merge} +\| {said_of(gains)}", text)
+    said = re.search(rf"\(osrm − {baseline}\): ([^.]+)\.", text)[1]
+    assert (said == "undecided") == all("supported" not in v and "refuted" not in v
+                                        for v in verdicts)  # fmt: skip
+
+
+def test_what_the_row_norm_is_worth_is_that_of_the_rows():
+    short = "gaussian row_norm=1"
+    every = [row for row in ROWS + MORE + rows_of("row_norm") if row["headline"]]
+    seeds = {row["seed"] for row in rows_of("row_norm")}
+    rows = [row for row in every if row["seed"] in seeds]
+    text = PAGE.partition("#### Row norm")[2]
+    for arm, baseline in (("osrm", short), (short, "gaussian")):
+        for merge in ("average", "task_arithmetic", "ties", "regmean"):
+            gains = gains_of(rows, arm, baseline, merge)
+            assert re.search(rf"{arm} − {baseline} +\| {merge} +\| {said_of(gains)}", text)

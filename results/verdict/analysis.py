@@ -42,10 +42,10 @@ GRIDS = {  # the fixed part of each grid, before it was widened
 MARKS = ("<!-- begin: written by analysis.py -->", "<!-- end -->")
 
 
-def whole(rows: pd.DataFrame) -> pd.DataFrame:
+def whole(rows: pd.DataFrame, count: int = CELLS) -> pd.DataFrame:
     """The rows of the seeds in which every cell is there."""
     cells = rows.groupby("seed").cell.nunique()
-    return rows[rows.seed.isin(cells[cells == CELLS].index)]
+    return rows[rows.seed.isin(cells[cells == count].index)]
 
 
 def level(rows: pd.DataFrame) -> float:

@@ -25,9 +25,7 @@ MARKS = ("<!-- begin: written by confirmation.py -->", "<!-- end: confirmation.p
 
 def whole() -> pd.DataFrame:
     """The rows of the seeds in which every cell is there."""
-    rows = read_rows(HERE / "confirmation")
-    cells = rows.groupby("seed").cell.nunique()
-    return rows[rows.seed.isin(cells[cells == CELLS].index)]
+    return analysis.whole(read_rows(HERE / "confirmation"), CELLS)
 
 
 def comparisons(rows: pd.DataFrame) -> pd.DataFrame:

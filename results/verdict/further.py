@@ -23,7 +23,7 @@ PARTS = {
     "replication": "MiniLM, seven GLUE tasks", "scale": "MPNet, the five text tasks",
 }  # fmt: skip
 LEVEL, LEAST = 0.05, 3  # the level of each part's one look, and the least seeds of one
-SHORT = "gaussian row_norm=1"
+SHORT, SHORT_CELLS = "gaussian row_norm=1", 8  # an arm, and the cells of its whole seed
 PAIRS = [("osrm", "gaussian"), ("osrm", SHORT), (SHORT, "gaussian")]
 MARKS = ("<!-- begin: written by further.py -->", "<!-- end: further.py -->")
 
@@ -52,10 +52,9 @@ def section(title: str, rows: pd.DataFrame) -> str:
 
 def shortened() -> pd.DataFrame:
     """`gaussian` at norm 1 beside the main part's `osrm` and the secondary `gaussian`."""
-    rows = pd.concat([secondary.together(), analysis.whole(read_rows(HERE / "row_norm"))])
-    rows = rows[rows.init.isin([name for pair in PAIRS for name in pair])]
-    arms = rows.groupby("seed").init.nunique()
-    return rows[rows.seed.isin(arms[arms == arms.max()].index)]
+    short = analysis.whole(read_rows(HERE / "row_norm"), SHORT_CELLS)
+    rows = pd.concat([secondary.together(), short[short.init == SHORT]])
+    return rows[rows.seed.isin(short.seed) & rows.init.isin(["osrm", "gaussian", SHORT])]
 
 
 def norms(rows: pd.DataFrame) -> str:
