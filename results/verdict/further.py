@@ -95,7 +95,7 @@ def forest(looks: dict[str, pd.DataFrame]) -> Figure:
         ax.set_xticks(range(len(MERGES)), MERGES, fontsize=8)
         ax.set_title(f"osrm − {base}", fontsize=9)
     axes[0].set_ylabel("points, mean over tasks", fontsize=8)
-    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=8, loc="upper left")
     return figure
 
 
