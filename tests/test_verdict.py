@@ -23,21 +23,34 @@ NUMBERS = json.loads((FOLDER / "numbers.json").read_text())
 PAGE = (FOLDER / "README.md").read_text()
 
 
-def average(init, merge, seed, heads="own"):
+def average(init, merge, seed, heads="own", rows=HEADLINES, tasks=5):
     found = [
-        row["value"] for row in HEADLINES
+        row["value"] for row in rows
         if (row["init"], row["merge"], row["seed"], row["heads"]) == (init, merge, seed, heads)
     ]  # fmt: skip
-    assert len(found) == 5
-    return 100 * sum(found) / 5
+    assert len(found) == tasks
+    return 100 * sum(found) / tasks
+
+
+def gains_of(arm, baseline, merge, seeds, rows=HEADLINES, tasks=5):
+    """By seed, in points, mean over tasks."""
+    of = {"rows": rows, "tasks": tasks}
+    return [average(arm, merge, s, **of) - average(baseline, merge, s, **of) for s in seeds]
+
+
+def said_of(gains):
+    """What a table of the page says of differences: their mean and its 95 % interval."""
+    mean, n = statistics.mean(gains), len(gains)
+    half = t.ppf(0.975, n - 1) * statistics.stdev(gains) / n**0.5
+    interval = re.escape(f"{mean - half:+.1f} … {mean + half:+.1f}")
+    return rf"{re.escape(f'{mean:+.1f}')} +\| {interval}"
 
 
 @pytest.mark.parametrize(
     "line", NUMBERS["primaries"], ids=lambda x: f"{x['baseline']}-{x['merge']}"
 )
 def test_a_primary_comparison_is_that_of_the_rows(line):
-    gains = [average("osrm", line["merge"], s) - average(line["baseline"], line["merge"], s)
-             for s in NUMBERS["seeds"]]  # fmt: skip
+    gains = gains_of("osrm", line["baseline"], line["merge"], NUMBERS["seeds"])
     mean, sd, n = statistics.mean(gains), statistics.stdev(gains), len(gains)
     half = t.ppf(0.975, n - 1) * sd / n**0.5
     assert line["seeds"] == n and line["tasks"] == 5
@@ -92,14 +105,8 @@ def test_a_seed_counts_when_all_its_cells_are_there():
 )
 @pytest.mark.parametrize("merge", ["task_arithmetic", "regmean"])
 def test_a_secondary_comparison_is_that_of_the_rows(arm, baseline, merge):
-    seeds = sorted({row["seed"] for row in MORE})
-    gains = [average(arm, merge, s) - average(baseline, merge, s) for s in seeds]
-    mean, half = statistics.mean(gains), t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains)
-    shown = f"{mean - half / len(gains) ** 0.5:+.1f} … {mean + half / len(gains) ** 0.5:+.1f}"
-    said = (
-        rf"{arm} − {baseline} +\| {merge} +\| +{re.escape(f'{mean:+.1f}')} +\| {re.escape(shown)}"
-    )
-    assert re.search(said, PAGE)
+    gains = gains_of(arm, baseline, merge, sorted({row["seed"] for row in MORE}))
+    assert re.search(rf"{arm} − {baseline} +\| {merge} +\| +{said_of(gains)}", PAGE)
 
 
 def test_the_map_of_heads_and_deltas_is_that_of_the_rows():
@@ -137,42 +144,23 @@ def test_the_confirmation_is_that_of_its_rows_and_of_the_rule():
     assert "H3 (contrastive − kaiming): supported" in PAGE
 
 
-FURTHER = {"MiniLM, seven GLUE tasks": "replication", "MPNet, the five text tasks": "scale"}
-
-
-def gains_of(rows, arm, baseline, merge):
-    """By seed, of the seeds that have every cell of both arms."""
-    found = {}
-    for init in (arm, baseline):
-        own = [r for r in rows if (r["init"], r["merge"], r["heads"]) == (init, merge, "own")]
-        for seed in {row["seed"] for row in own}:
-            scores = [row["value"] for row in own if row["seed"] == seed]
-            found[init, seed] = 100 * statistics.mean(scores)
-    seeds = {seed for _, seed in found}
-    return [found[arm, s] - found[baseline, s] for s in sorted(seeds)]
-
-
-def said_of(gains):
-    mean, n = statistics.mean(gains), len(gains)
-    half = t.ppf(0.975, n - 1) * statistics.stdev(gains) / n**0.5
-    return (
-        rf"{re.escape(f'{mean:+.1f}')} +\| {re.escape(f'{mean - half:+.1f} … {mean + half:+.1f}')}"
-    )
+FURTHER = {
+    "MiniLM, seven GLUE tasks": ("replication", 7), "MPNet, the five text tasks": ("scale", 5),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("title", FURTHER)
 @pytest.mark.parametrize("baseline", ["orthonormal_tied", "kaiming"])
 def test_a_further_part_is_that_of_its_rows_and_of_the_rule(title, baseline):
-    rows = [row for row in rows_of(FURTHER[title]) if row["headline"]]
-    _, _, text = PAGE.partition(f"#### {title}")
-    text = text.partition("####")[0]
+    part, tasks = FURTHER[title]
+    rows = [row for row in rows_of(part) if row["headline"]]
+    text = PAGE.partition(f"#### {title}")[2].partition("####")[0]
     seeds = [int(s) for s in re.search(r"Seeds ([\d, ]+);", text)[1].split(",")]
-    rows = [row for row in rows if row["seed"] in seeds]
+    assert len(seeds) >= 3
     verdicts = re.findall(rf"\| osrm − {baseline} .*\| ([a-z, ±1]+?) *\|", text)
     assert len(verdicts) == 4
     for merge in ("average", "task_arithmetic", "ties", "regmean"):
-        gains = gains_of(rows, "osrm", baseline, merge)
-        assert len(gains) == len(seeds) >= 3
+        gains = gains_of("osrm", baseline, merge, seeds, rows, tasks)
         assert re.search(rf"osrm − {baseline} +\| {merge} +\| {said_of(gains)}", text)
     said = re.search(rf"\(osrm − {baseline}\): ([^.]+)\.", text)[1]
     assert (said == "undecided") == all("supported" not in v and "refuted" not in v
@@ -180,12 +168,10 @@ def test_a_further_part_is_that_of_its_rows_and_of_the_rule(title, baseline):
 
 
 def test_what_the_row_norm_is_worth_is_that_of_the_rows():
-    short = "gaussian row_norm=1"
-    every = [row for row in ROWS + MORE + rows_of("row_norm") if row["headline"]]
-    seeds = {row["seed"] for row in rows_of("row_norm")}
-    rows = [row for row in every if row["seed"] in seeds]
+    short, own = "gaussian row_norm=1", rows_of("row_norm")
+    rows = HEADLINES + [row for row in own if row["headline"]]
     text = PAGE.partition("#### Row norm")[2]
     for arm, baseline in (("osrm", short), (short, "gaussian")):
         for merge in ("average", "task_arithmetic", "ties", "regmean"):
-            gains = gains_of(rows, arm, baseline, merge)
+            gains = gains_of(arm, baseline, merge, sorted({row["seed"] for row in own}), rows)
             assert re.search(rf"{arm} − {baseline} +\| {merge} +\| {said_of(gains)}", text)

@@ -30,7 +30,17 @@ def last_coordinates(width: int, rank: int, /, *, generator: Generator) -> Tenso
 
 def random_rows(width: int, rank: int, generator: Generator) -> Tensor:
     """Haar-distributed orthonormal rows `[rank, width]`, float64."""
-    Q, R = torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64))
+    return orthonormal_rows(normal(width, rank, generator))
+
+
+def normal(width: int, rank: int, generator: Generator) -> Tensor:
+    """Standard normal columns `[width, rank]`, float64."""
+    return torch.randn(width, rank, generator=generator, dtype=torch.float64)
+
+
+def orthonormal_rows(columns: Tensor) -> Tensor:
+    """Columns `[width, rank]` made orthonormal in their order, as rows `[rank, width]`."""
+    Q, R = torch.linalg.qr(columns)
     return (Q * R.diagonal().sign()).mT.contiguous()
 
 

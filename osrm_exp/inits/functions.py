@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from osrm_exp.inits import eigen
-from osrm_exp.inits.data_free import check_rank, random_rows
+from osrm_exp.inits.data_free import check_rank, normal, orthonormal_rows
 
 DEAD = 1e-9  # share of a mean coordinate's energy below which one is not fed at all
 OWN, OTHERS = "the task", "the other tasks"
@@ -75,9 +75,8 @@ def osrm(
     if tie_break == "lapack_last":
         return vectors[:, :rank].mT.float().contiguous()
     if tie_break == "random" or own is None:
-        drawn = random_rows(width, rank, generator).to(null)
-        inside = torch.linalg.qr(null @ (null.mT @ drawn.mT))
-        A = (inside.Q * inside.R.diagonal().sign()).mT.float().contiguous()
+        drawn = normal(width, rank, generator).to(null)
+        A = orthonormal_rows(null @ (null.mT @ drawn)).float()
         _warn_of_dead(A, gram, OTHERS)
         return A
     A = _most_energy(own, null, rank)

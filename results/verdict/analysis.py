@@ -230,7 +230,7 @@ def page(rows: pd.DataFrame, table: pd.DataFrame, boot: pd.DataFrame, searches: 
     model = model.assign(interval=interval(model).where(model.converged, "did not converge"))
     wide["mixed model"] = model.set_index(["baseline", "merge"]).interval
     return "\n\n".join([
-        f"Seeds {', '.join(map(str, sorted(rows.seed.unique())))} ({count} of {PLANNED} planned); "
+        f"Seeds {listed(rows)} ({count} of {PLANNED} planned); "
         f"level of this look {alpha:g}. **H1 (osrm − orthonormal_tied): {said['H1']}. "
         f"H2 (osrm − kaiming): {said['H2']}.**",
         "### The eight primary comparisons", compared(table, alpha),
@@ -261,6 +261,11 @@ def compared(table: pd.DataFrame, alpha: float) -> str:
         "detectable": f"seen at 80 % power, level {alpha:g}", "verdict": "verdict",
     }  # fmt: skip
     return table_of(shown[[*columns]].rename(columns=columns))
+
+
+def listed(rows: pd.DataFrame) -> str:
+    """The seeds of rows, as text."""
+    return ", ".join(map(str, sorted(rows.seed.unique())))
 
 
 def interval(table: pd.DataFrame) -> pd.Series:

@@ -70,10 +70,10 @@ def page(rows: pd.DataFrame, table: pd.DataFrame) -> str:
     )
     for key in ("p_holm", "p_equivalent_holm"):
         shown[key] = [f"{p:.3f}" if p == p else "" for p in table[key]]
-    seeds = ", ".join(map(str, sorted(rows.seed.unique())))
     averages = analysis.arms(rows, [BASELINE, ARM]).reset_index()
     return "\n\n".join([
-        f"Seeds {seeds}; level {LEVEL:g}. **H3 ({ARM} − {BASELINE}): {verdict(table)}.**",
+        f"Seeds {analysis.listed(rows)}; level {LEVEL:g}. "
+        f"**H3 ({ARM} − {BASELINE}): {verdict(table)}.**",
         analysis.table_of(shown[[*names]].rename(columns=names)),
         analysis.table_of(by_seed(rows).map(analysis.signed).reset_index()),
         analysis.table_of(averages),

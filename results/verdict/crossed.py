@@ -77,7 +77,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def main() -> None:
     rows = crossed()
     table = means(rows)
-    seeds = ", ".join(map(str, sorted(rows.seed.unique())))
+    seeds = analysis.listed(rows)
     text = "\n\n".join([
         f"RegMean, seeds {seeds}, percent, mean over tasks and seeds. Columns: whose heads.",
         analysis.table_of(table.reset_index()), analysis.table_of(effects(rows)),

@@ -19,8 +19,10 @@ from osrm_exp.report.plots import curve_plot
 from osrm_exp.report.rows import read_rows
 from osrm_exp.report.scores import scores
 
-PARTS = {
-    "replication": "MiniLM, seven GLUE tasks", "scale": "MPNet, the five text tasks",
+REPLICATION, SCALE = HERE / "replication", HERE / "scale"
+TITLES = {
+    MAIN: "MiniLM, the five text tasks", REPLICATION: "MiniLM, seven GLUE tasks",
+    SCALE: "MPNet, the five text tasks",
 }  # fmt: skip
 LEVEL, LEAST = 0.05, 3  # the level of each part's one look, and the least seeds of one
 SHORT, SHORT_CELLS = "gaussian row_norm=1", 8  # an arm, and the cells of its whole seed
@@ -28,21 +30,13 @@ PAIRS = [("osrm", "gaussian"), ("osrm", SHORT), (SHORT, "gaussian")]
 MARKS = ("<!-- begin: written by further.py -->", "<!-- end: further.py -->")
 
 
-def part(name: str) -> pd.DataFrame:
-    """The rows of the seeds in which every cell is there; none, where they are too few to look."""
-    rows = analysis.whole(read_rows(HERE / name))
-    return rows if rows.seed.nunique() >= LEAST else rows.iloc[:0]
-
-
-def section(title: str, rows: pd.DataFrame) -> str:
+def section(title: str, rows: pd.DataFrame, table: pd.DataFrame) -> str:
     """A part's verdicts and what they come from, as Markdown."""
-    table = analysis.primaries(rows, LEVEL)
     said = analysis.hypotheses(table)
-    seeds = ", ".join(map(str, sorted(rows.seed.unique())))
     return "\n\n".join([
         f"#### {title}",
-        f"Seeds {seeds}; level {LEVEL:g}. **H1 (osrm − orthonormal_tied): {said['H1']}. "
-        f"H2 (osrm − kaiming): {said['H2']}.**",
+        f"Seeds {analysis.listed(rows)}; level {LEVEL:g}. **H1 (osrm − orthonormal_tied): "
+        f"{said['H1']}. H2 (osrm − kaiming): {said['H2']}.**",
         analysis.compared(table, LEVEL),
         analysis.table_of(analysis.seeds(rows).map(analysis.signed).reset_index()),
         analysis.table_of(analysis.arms(rows).reset_index()),
@@ -51,47 +45,37 @@ def section(title: str, rows: pd.DataFrame) -> str:
 
 
 def shortened() -> pd.DataFrame:
-    """`gaussian` at norm 1 beside the main part's `osrm` and the secondary `gaussian`."""
+    """`gaussian` at norm 1 beside the rows of the main part and of the secondary arms."""
     short = analysis.whole(read_rows(HERE / "row_norm"), SHORT_CELLS)
     rows = pd.concat([secondary.together(), short[short.init == SHORT]])
-    return rows[rows.seed.isin(short.seed) & rows.init.isin(["osrm", "gaussian", SHORT])]
+    return rows[rows.seed.isin(short.seed)]
 
 
 def norms(rows: pd.DataFrame) -> str:
     """What the length of `gaussian`'s rows is worth, as Markdown."""
-    arms = ["osrm", SHORT, "gaussian"]
     lines = secondary.by_seed(rows, PAIRS).map(analysis.signed)
     return "\n\n".join([
         "#### Row norm: MiniLM, the five text tasks, fp32",
-        f"Seeds {', '.join(map(str, sorted(rows.seed.unique())))}. Descriptions, uncorrected.",
+        f"Seeds {analysis.listed(rows)}. Descriptions, uncorrected.",
         secondary.described(secondary.comparisons(rows, PAIRS)),
         analysis.table_of(lines.reset_index()),
-        analysis.table_of(_averages(rows, arms)),
+        analysis.table_of(analysis.arms(rows, ["osrm", SHORT, "gaussian"]).reset_index()),
     ])  # fmt: skip
 
 
-def _averages(rows: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
-    found = scores(rows)
-    own = found[(found.heads == "own") & found.init.isin(arms)]
-    names = {"bare": "pretrained", "expert": "individual", "value": "merged", "lost": "lost"}
-    table = own.groupby(["merge", "init"])[[*names]].mean().rename(columns=names)
-    return table.loc[MERGES].reset_index()
-
-
-def forest(looks: dict[str, pd.DataFrame]) -> Figure:
+def forest(tables: dict[str, pd.DataFrame]) -> Figure:
     """Every primary comparison of every part: the mean, its 95 % interval, a colour a part."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     axes = figure.subplots(1, len(BASELINES), sharey=True)
     for ax, base in zip(axes, BASELINES):
         ax.axhspan(-DELTA, DELTA, color="0.92", zorder=0)
         ax.axhline(0, color="k", linewidth=0.6)
-        for number, (name, rows) in enumerate(looks.items()):
-            table = analysis.primaries(rows, LEVEL)
-            table = table[table.baseline == base].set_index("merge").loc[MERGES]
+        for number, (title, table) in enumerate(tables.items()):
+            lines = table[table.baseline == base].set_index("merge").loc[MERGES]
             x = [place + 0.22 * (number - 1) for place in range(len(MERGES))]
-            ax.vlines(x, table.low, table.high, color=f"C{number}")
-            ax.plot(x, table.difference, "o", color=f"C{number}", markersize=5,
-                    label=f"{name}, {rows.seed.nunique()} seeds")  # fmt: skip
+            ax.vlines(x, lines.low, lines.high, color=f"C{number}")
+            ax.plot(x, lines.difference, "o", color=f"C{number}", markersize=5,
+                    label=f"{title}, {lines.seeds.iloc[0]} seeds")  # fmt: skip
         ax.set_xticks(range(len(MERGES)), MERGES, fontsize=8)
         ax.set_title(f"osrm − {base}", fontsize=9)
     axes[0].set_ylabel("points, mean over tasks", fontsize=8)
@@ -100,17 +84,20 @@ def forest(looks: dict[str, pd.DataFrame]) -> Figure:
 
 
 def main() -> None:
-    looks = {title: part(name) for name, title in PARTS.items()}
-    looks = {title: rows for title, rows in looks.items() if len(rows)}
-    text = "\n\n".join([*(section(*one) for one in looks.items()), norms(shortened())])
+    rows = {part: analysis.whole(read_rows(part)) for part in TITLES}
+    for part, found in rows.items():
+        if found.seed.nunique() < LEAST:
+            raise SystemExit(f"{part.name}: the plan looks at {LEAST} whole seeds or more")
+    tables = {part: analysis.primaries(found, LEVEL) for part, found in rows.items()}
+    parts = [section(TITLES[p], rows[p], tables[p]) for p in (REPLICATION, SCALE)]
+    text = "\n\n".join([*parts, norms(shortened())])
     analysis.write(text, MARKS)
-    every = {"MiniLM, the five text tasks": analysis.whole(read_rows(MAIN)), **looks}
-    figures = {"further": forest(every)}
-    if PARTS["replication"] in looks:
-        rows = looks[PARTS["replication"]]
-        searches = read_rows(HERE / "replication", "searches")
-        tried = searches[searches.cell.isin(set(rows.cell))]
-        figures["replication_curves"] = curve_plot(coefficient_curves(scores(rows), tried))
+    searches, found = read_rows(REPLICATION, "searches"), rows[REPLICATION]
+    tried = searches[searches.cell.isin(set(found.cell))]
+    figures = {
+        "further": forest({TITLES[part]: table for part, table in tables.items()}),
+        "replication_curves": curve_plot(coefficient_curves(scores(found), tried)),
+    }
     with rc_context(PLAIN):
         for name, figure in figures.items():
             figure.savefig(HERE / "figures" / f"{name}.svg", metadata={"Date": None})

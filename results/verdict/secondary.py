@@ -73,7 +73,7 @@ def page(rows: pd.DataFrame, table: pd.DataFrame) -> str:
     """The tables, as Markdown."""
     lines = by_seed(rows).map(analysis.signed).reset_index()
     return "\n\n".join([
-        f"Seeds {', '.join(map(str, sorted(rows.seed.unique())))}. Descriptions, uncorrected.",
+        f"Seeds {analysis.listed(rows)}. Descriptions, uncorrected.",
         described(table), "### All six arms, averages over tasks and seeds, percent",
         analysis.table_of(analysis.arms(rows, ARMS).reset_index()),
         "### The secondary comparisons seed by seed, points", analysis.table_of(lines),
